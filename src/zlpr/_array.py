@@ -1,0 +1,167 @@
+"""Which library an array belongs to and where it lives: the only file that asks.
+
+Everything above this file takes arrays of NumPy, PyTorch, CuPy, JAX or any other library that follows the
+array API standard, and never asks whose they are. Namespaces, places, the dtype policy and the checks at the
+public boundary are decided here, once.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any, Literal, TypeAlias
+
+import array_api_compat
+import numpy as np
+
+Array: TypeAlias = Any
+"""An array of any library; the standard has no common type to name."""
+
+Namespace: TypeAlias = Any
+"""The array API namespace of such an array."""
+
+Place: TypeAlias = Literal["host", "device", "traced"]
+"""``host``: values may be read and slices written; ``device``: no value is read; ``traced``: a compiler looks on."""
+
+_NAMESPACES: dict[type, ModuleType] = {np.ndarray: np}
+_LIBRARY_NAMES: dict[type, str] = {np.ndarray: "numpy"}
+
+
+def _is_array_type(cls: type) -> bool:
+    return cls in _NAMESPACES or issubclass(cls, np.ndarray)
+
+
+def is_array(x: object) -> bool:
+    """Whether `x` is an array of a library that follows the array API (NumPy scalars are not)."""
+    return type(x) in _NAMESPACES or (
+        not isinstance(x, np.generic) and bool(array_api_compat.is_array_api_obj(x))
+    )
+
+
+def _register(x: Array) -> None:
+    cls = type(x)
+    if isinstance(x, np.ndarray):
+        _NAMESPACES[cls], _LIBRARY_NAMES[cls] = np, "numpy"
+        return
+    _NAMESPACES[cls] = array_api_compat.array_namespace(x)
+    _LIBRARY_NAMES[cls] = _root_module(_NAMESPACES[cls])
+
+
+def _root_module(xp: ModuleType) -> str:
+    name = xp.__name__.removeprefix("array_api_compat.")
+    return name.partition(".")[0]
+
+
+def namespace(x: Array) -> Namespace:
+    """The array API namespace of one array."""
+    try:
+        return _NAMESPACES[type(x)]
+    except KeyError:
+        _register(x)
+        return _NAMESPACES[type(x)]
+
+
+def library(x: Array) -> str:
+    """The name of the library of an array: ``numpy``, ``torch``, ``cupy``, ``jax``, ``array_api_strict`` ..."""
+    namespace(x)
+    return _LIBRARY_NAMES[type(x)]
+
+
+def place(x: Array) -> Place:
+    """Where an array lives, as far as the walk and a kernel's shortcuts care."""
+    name = library(x)
+    if name == "numpy":
+        return "host"
+    if name == "torch":
+        return _torch_place(x)
+    if name in ("jax", "dask"):
+        return "traced"
+    return "device"
+
+
+def _torch_place(x: Array) -> Place:
+    torch = sys.modules["torch"]
+    if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
+        return "traced"  # a graph records the operations: no value may be read, nothing overwritten
+    return "host" if x.device.type == "cpu" and type(x) in (torch.Tensor, torch.nn.Parameter) else "device"
+
+
+def device(x: Array) -> Any:
+    """The device of an array, as its library names it."""
+    return "cpu" if type(x) is np.ndarray else array_api_compat.device(x)
+
+
+def require_array(name: str, x: object) -> None:
+    """Raise a TypeError that names the argument unless `x` is an array."""
+    if not is_array(x):
+        raise TypeError(
+            f"{name} must be an array of NumPy, CuPy, PyTorch, JAX or another array API library, "
+            f"not {type(x).__module__}.{type(x).__qualname__}"
+        )
+
+
+def require_same_home(name: str, x: Array, other_name: str, other: Array) -> None:
+    """Raise unless two arrays are of one library and on one device; nothing is ever moved silently."""
+    if type(x) is np.ndarray and type(other) is np.ndarray:
+        return
+    require_array(other_name, other)
+    if library(x) != library(other):
+        raise TypeError(
+            f"{other_name} must be a {library(x)} array like {name}, not a {library(other)} array; "
+            f"convert one of them first"
+        )
+    if "traced" not in (place(x), place(other)) and device(x) != device(other):
+        raise ValueError(
+            f"{other_name} must be on the device of {name} ({device(x)}), but it is on {device(other)}"
+        )
+
+
+def is_half(x: Array) -> bool:
+    """Whether an array is float16 or bfloat16."""
+    return str(x.dtype).rpartition(".")[2] in ("float16", "bfloat16")
+
+
+def require_real_floating(name: str, x: Array) -> None:
+    """Raise a TypeError that names the argument unless its dtype is float16, bfloat16, float32 or float64."""
+    if not is_half(x) and not namespace(x).isdtype(x.dtype, "real floating"):
+        raise TypeError(
+            f"{name} must have a real floating dtype (float16, bfloat16, float32 or float64), not {x.dtype}"
+        )
+
+
+def compute_dtype(x: Array) -> Any:
+    """The dtype to compute in: float32 for half precisions, else the array's own."""
+    return namespace(x).float32 if is_half(x) else x.dtype
+
+
+def host_view(name: str, x: Array) -> np.ndarray[Any, Any]:
+    """A NumPy view of an array whose memory is the host's; a TypeError for any other."""
+    if isinstance(x, np.ndarray):
+        return x
+    if library(x) == "torch" and x.device.type == "cpu":
+        return np.asarray(x.detach())
+    raise TypeError(f"{name} must live in host memory, not in a {library(x)} array on {device(x)}")
+
+
+def to_numpy(x: Array) -> np.ndarray[Any, Any]:
+    """Copy the values of any array to NumPy: for outputs to files and people, never inside a computation."""
+    if isinstance(x, np.ndarray):
+        return x
+    name = library(x)
+    if name == "torch":
+        return np.asarray(x.detach().cpu())
+    if name == "cupy":
+        return np.asarray(x.get())
+    if name == "array_api_strict":
+        return np.asarray(x.to_device(namespace(x).Device("CPU_DEVICE")))
+    return np.asarray(x)
+
+
+def from_numpy(values: np.ndarray[Any, Any], like: Array) -> Array:
+    """`values` as an array of the library and on the device of `like`; the dtype stays."""
+    if isinstance(like, np.ndarray):
+        return values
+    xp = namespace(like)
+    if library(like) == "jax":
+        return xp.asarray(values)
+    return xp.asarray(values, device=device(like))
