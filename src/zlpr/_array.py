@@ -116,17 +116,45 @@ def require_same_home(name: str, x: Array, other_name: str, other: Array) -> Non
         )
 
 
+_DTYPE_NAMES: dict[tuple[type, Any], str] = {}
+
+
+def _dtype_name(x: Array) -> str:
+    key = (type(x), x.dtype)  # the type keeps dtypes of different libraries from being compared
+    if key not in _DTYPE_NAMES:
+        _DTYPE_NAMES[key] = str(x.dtype).rpartition(".")[2]
+    return _DTYPE_NAMES[key]
+
+
 def is_half(x: Array) -> bool:
     """Whether an array is float16 or bfloat16."""
-    return str(x.dtype).rpartition(".")[2] in ("float16", "bfloat16")
+    return _dtype_name(x) in ("float16", "bfloat16")
+
+
+def kind(x: Array) -> str:
+    """``bool``, ``integral``, ``floating`` or ``other``: what the dtype of an array holds."""
+    name = _dtype_name(x)
+    if name == "bool":
+        return name
+    if name in _BYTES:
+        return "floating"
+    return "integral" if name.startswith(("int", "uint")) else "other"
 
 
 def require_real_floating(name: str, x: Array) -> None:
     """Raise a TypeError that names the argument unless its dtype is float16, bfloat16, float32 or float64."""
-    if not is_half(x) and not namespace(x).isdtype(x.dtype, "real floating"):
+    if kind(x) != "floating":
         raise TypeError(
             f"{name} must have a real floating dtype (float16, bfloat16, float32 or float64), not {x.dtype}"
         )
+
+
+_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+
+def itemsize(x: Array) -> int:
+    """Bytes of one entry of a floating array; not every library's dtypes tell."""
+    return _BYTES[_dtype_name(x)]
 
 
 def compute_dtype(x: Array) -> Any:

@@ -1,0 +1,59 @@
+"""The leaves of a call and how they make up its arguments, so that a bridge can hand over flat arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import optree
+
+if TYPE_CHECKING:
+    from zlpr.rules import Rule
+
+_CONTAINERS = (dict, list, tuple)
+
+
+class Structure(NamedTuple):
+    """How the leaves of a call make up its arguments; hashable."""
+
+    names: tuple[str | None, ...]
+    trees: tuple[Any, ...]
+
+    def arguments(self, leaves: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The positional and keyword arguments made of these leaves."""
+        rest = iter(leaves)
+        args, opts = [], {}
+        for name, tree in zip(self.names, self.trees, strict=True):
+            value = next(rest) if tree is None else optree.tree_unflatten(tree, _take(rest, tree.num_leaves))
+            if name is None:
+                args.append(value)
+            else:
+                opts[name] = value
+        return tuple(args), opts
+
+    def places(self, rule: Rule) -> dict[str, list[int]]:
+        """Positions among the leaves of each differentiable input."""
+        count = sum(1 if tree is None else tree.num_leaves for tree in self.trees)
+        args, opts = self.arguments(range(count))
+        return {name: flattened(rule.locate(name, args, opts))[0] for name in rule.wrt}
+
+
+def _take(leaves: Any, n: int) -> list[Any]:
+    return [next(leaves) for _ in range(n)]
+
+
+def flattened(value: Any) -> tuple[list[Any], Any]:
+    """The leaves of an argument and, where it is a container, its tree."""
+    if isinstance(value, _CONTAINERS):
+        tree: Any = value
+        leaves, structure = optree.tree_flatten(tree)
+        return list(leaves), structure
+    return [value], None
+
+
+def disassembled(args: tuple[Any, ...], opts: dict[str, Any]) -> tuple[list[Any], Structure]:
+    leaves, trees = [], []
+    for value in (*args, *opts.values()):
+        parts, tree = flattened(value)
+        leaves.extend(parts)
+        trees.append(tree)
+    return leaves, Structure((*(None for _ in args), *opts), tuple(trees))

@@ -1,0 +1,525 @@
+"""Row losses: everything that is the same for every loss, so that a loss states its formula for one block of rows.
+
+`row_loss` adds the class axis, the mask, the sample weights, the threshold, the reduction, half precisions, the
+checks at the boundary and the walk. A loss is its kernel: a function of `Rows` and of the rows' cotangent that
+returns the values and the gradients together, linear in the cotangent.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+from zlpr import _array, _bridges, _ops, _walk
+from zlpr._array import Array, Place
+from zlpr.rules import Rule
+
+Reduction = Literal["mean", "sum", "none"]
+THRESHOLD_REACH = (
+    16.0  # e^16 leaves the sums room; what is beyond is taken off the scores, which is then exact
+)
+
+
+class Targets(Protocol):
+    """How a loss reads its targets: the checks at the boundary, and the form for a block of rows."""
+
+    def rows(self, scores: Array, targets: Array, layout: Layout) -> Array:
+        """The targets with rows as their first axis; raises unless shape and dtype fit the scores."""
+
+    def form(
+        self, targets: Array, scores: Array, where: Place, smoothing: float, soft: bool
+    ) -> tuple[Any, Array | None]:
+        """The form the kernel works with, and which rows are valid where that cannot be raised."""
+
+
+@dataclass
+class Rows:
+    """One block of rows as a kernel sees it, in the dtype to compute in.
+
+    Attributes
+    ----------
+    scores : (B, C) array
+    labels : the form of the targets that the loss asked for
+    mask : (B, C) bool array or None
+    threshold : (B,) array of magnitude at most 16, or None for zero
+    smoothing : the label smoothing asked for
+    host : whether values may be read and memory of this block's own written
+    buffer : (B, C) array or None, where the gradient may be written
+    needs : the names of the gradients wanted
+    options : the keyword options of the loss itself
+    """
+
+    scores: Array
+    labels: Any
+    mask: Array | None
+    threshold: Array | None
+    smoothing: float
+    host: bool
+    buffer: Array | None = None
+    needs: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+Kernel = Callable[..., tuple[Array, dict[str, Array]]]
+
+
+class _Call(NamedTuple):
+    """A call of a row loss after the checks, with rows and classes as two axes."""
+
+    scores: Array
+    targets: Array
+    mask: Array | None
+    weights: Array | None
+    threshold: Array | None
+    layout: Layout
+    reduction: Reduction
+    smoothing: float
+    options: dict[str, Any]
+
+    def shares(self) -> Array:
+        """The cotangent of each row when that of the reduced value is 1, (B,)."""
+        xp = _array.namespace(self.scores)
+        if self.weights is None:
+            rows = self.scores.shape[0]
+            share = 1.0 / rows if self.reduction == "mean" and rows else 1.0
+            return _full_rows(self.scores, share)
+        return (
+            self.weights / _ops.row_sum(self.weights)
+            if self.reduction == "mean"
+            else self.weights * xp.ones_like(self.weights)
+        )
+
+    def reduced(self, values: Array) -> Array:
+        """The values of the rows, (B,), as the reduction asks."""
+        xp = _array.namespace(values)
+        if self.reduction == "none":
+            values = values if self.weights is None else values * self.weights
+            return xp.reshape(xp.astype(values, self.scores.dtype, copy=False), self.layout.batch)
+        if self.reduction == "mean" and values.shape[0] == 0:
+            return xp.full((), math.nan, dtype=values.dtype, device=_array.device(values))
+        if self.weights is not None:
+            total = _ops.row_sum(values * self.weights)
+            return total / _ops.row_sum(self.weights) if self.reduction == "mean" else total
+        total = _ops.row_sum(values)
+        return total / values.shape[0] if self.reduction == "mean" else total
+
+
+def _full_rows(scores: Array, value: float) -> Array:
+    xp = _array.namespace(scores)
+    dtype = _array.compute_dtype(scores)
+    return xp.full((scores.shape[0],), value, dtype=dtype, device=_array.device(scores))
+
+
+class Layout(NamedTuple):
+    """How the caller's axes lie: which one holds the classes, and the shape of the others."""
+
+    batch: tuple[int, ...]
+    axis: int
+    shared_threshold: bool
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], opts: dict[str, Any]) -> Layout:
+        """The layout of a call's arguments."""
+        axis, batch = _split_axis(args[0], opts.get("axis", -1))
+        return cls(batch, axis, not getattr(opts.get("threshold"), "ndim", 0))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the caller's arrays have rows and classes as their two axes already."""
+        return len(self.batch) == 1 and self.axis == 1
+
+    def as_rows(self, x: Array) -> Array:
+        """An array like the scores, as (B, C)."""
+        if self.is_plain:
+            return x
+        xp = _array.namespace(x)
+        last = xp.moveaxis(x, self.axis, -1)
+        return xp.reshape(last, (math.prod(self.batch), last.shape[-1]))
+
+    def restored(self, x: Array) -> Array:
+        """(B, C) in the caller's shape."""
+        if self.is_plain:
+            return x
+        xp = _array.namespace(x)
+        return xp.moveaxis(xp.reshape(x, (*self.batch, x.shape[-1])), -1, self.axis)
+
+    def scaled(self, name: str, gradient: Array, dvalue: Array) -> Array:
+        """A gradient in the caller's shape for the cotangent `dvalue`, when the rows' own is 1."""
+        xp = _array.namespace(gradient)
+        if name == "threshold":
+            scaled = gradient * dvalue
+            return xp.sum(scaled) if self.shared_threshold else scaled
+        if dvalue.ndim and self.batch:
+            dvalue = xp.expand_dims(dvalue, axis=self.axis)
+        return xp.astype(gradient * dvalue, gradient.dtype, copy=False)
+
+
+class RowLoss(Rule):
+    """A loss of the scores of each row, with its gradient, Hessian diagonal and Hessian-vector product.
+
+    Made by `row_loss`; every loss of `zlpr.losses` is one. Calls take ``reduction``, ``sample_weight``, ``mask``
+    and ``axis`` beside the options of the loss itself.
+    """
+
+    def __init__(self, kernel: Kernel, *, wrt: Sequence[str], targets: Targets) -> None:
+        functools.update_wrapper(self, kernel)
+        self.kernel, self.targets = kernel, targets
+        self.wrt = tuple(wrt)
+        self._positions = {"scores": 0, "targets": 1, "threshold": sys.maxsize}
+        own = [p for p in inspect.signature(kernel).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        self._own = {p.name: p.default for p in own}
+        self.__signature__ = _public_signature(own)
+        self._diagonal: Callable[..., Array]
+        self._product: Callable[..., Array]
+
+    def diagonal(self, function: Callable[..., Array]) -> Callable[..., Array]:
+        """Decorator: the diagonal of each row's Hessian, (B, C)."""
+        self._diagonal = function
+        return function
+
+    def product(self, function: Callable[..., Array]) -> Callable[..., Array]:
+        """Decorator: each row's Hessian applied to a vector, (B, C)."""
+        self._product = function
+        return function
+
+    @property
+    def default_argnums(self) -> Any:
+        """What `vjp` differentiates by default: the scores."""
+        return 0
+
+    def forward(
+        self, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]
+    ) -> tuple[Array, Any]:
+        value, gradients, scale = self.value_and_saved(args, opts, needs)
+        return value, lambda dvalue: scale(gradients, dvalue)
+
+    def value_and_saved(
+        self, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]
+    ) -> tuple[Array, tuple[Array, ...], Any]:
+        value, gradients = _bridges.compiled(args[0], self._value_and_gradients, needs, None, args, opts)
+        return value, gradients, functools.partial(_scale_all, Layout.of(args, opts), needs)
+
+    def value_and_grad(
+        self, *args: Any, argnums: Any = 0, out: Array | None = None, **opts: Any
+    ) -> tuple[Array, Any]:
+        """The value and its gradient; with ``reduction="none"``, each row's value and own gradient.
+
+        Parameters
+        ----------
+        *args, **opts
+            As for the value.
+        argnums : int, str, or a sequence of them, default 0
+            The differentiable inputs wanted, by name or by their position in `wrt`.
+        out : host array like the scores, optional
+            Where the gradient with respect to the scores is written; nothing else of that size is allocated.
+
+        Returns
+        -------
+        value : array
+        gradient : array, or a tuple where several inputs were asked for
+        """
+        needs, single = self.select(argnums)
+        value, gradients = _bridges.compiled(args[0], self._value_and_gradients, needs, out, args, opts)
+        if "threshold" in needs:
+            gradients = _scale_all(
+                Layout.of(args, opts), needs, gradients, _array.namespace(value).ones_like(value)
+            )
+        return value, gradients[0] if single else gradients
+
+    def value_grad_hess(self, scores: Array, targets: Array, **opts: Any) -> Any:
+        """The value, its gradient and the diagonal of its Hessian, both like the scores.
+
+        Parameters
+        ----------
+        scores, targets, **opts
+            As for the value.
+
+        Returns
+        -------
+        value, gradient, hessian_diagonal : array
+        """
+        return _bridges.compiled(scores, self._value_grad_hess, scores, targets, opts)
+
+    def hvp(self, scores: Array, targets: Array, v: Array, **opts: Any) -> Array:
+        """The Hessian applied to `v`, like the scores.
+
+        Parameters
+        ----------
+        scores, targets, **opts
+            As for the value.
+        v : array like the scores
+
+        Returns
+        -------
+        product : array like the scores
+        """
+        return _bridges.compiled(scores, self._hvp, scores, targets, v, opts)
+
+    def _value_and_gradients(
+        self, needs: tuple[str, ...], out: Array | None, args: tuple[Any, ...], opts: dict[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        call = self._prepare(*args, **opts)
+        layout = call.layout
+        if not needs:
+            return call.reduced(self._run(call, None, ())[0]), ()
+        buffer = _gradient_buffer(call, out)
+        values, *gradients = self._run(call, call.shares(), needs, buffer)
+        shaped = tuple(
+            layout.restored(g) if g.ndim == 2 else _array.namespace(g).reshape(g, layout.batch)
+            for g in gradients
+        )
+        if out is not None and "scores" in needs:
+            shaped = tuple(
+                _written(out, g) if n == "scores" else g for n, g in zip(needs, shaped, strict=True)
+            )
+        return call.reduced(values), shaped
+
+    def _value_grad_hess(
+        self, scores: Array, targets: Array, opts: dict[str, Any]
+    ) -> tuple[Array, Array, Array]:
+        call = self._prepare(scores, targets, **opts)
+
+        def kernel(rows: Rows, shares: Array) -> tuple[Array, ...]:
+            values, gradients = self.kernel(rows, shares, **rows.options)
+            return values, gradients["scores"], self._diagonal(rows, **rows.options) * shares[:, None]
+
+        values, gradient, diagonal = self._walk(kernel, call, ("scores",), call.shares())
+        return call.reduced(values), call.layout.restored(gradient), call.layout.restored(diagonal)
+
+    def _hvp(self, scores: Array, targets: Array, v: Array, opts: dict[str, Any]) -> Array:
+        call = self._prepare(scores, targets, **opts)
+        _require_like_scores("v", v, scores)
+
+        def kernel(rows: Rows, shares: Array, v: Array) -> tuple[Array, ...]:
+            vector = _array.namespace(v).astype(v, rows.scores.dtype, copy=False)
+            return (self._product(rows, vector, **rows.options) * shares[:, None],)
+
+        (product,) = self._walk(kernel, call, ("scores",), call.shares(), call.layout.as_rows(v))
+        return call.layout.restored(product)
+
+    def _run(
+        self, call: _Call, shares: Array | None, needs: tuple[str, ...], buffer: Array | None = None
+    ) -> Any:
+        def kernel(rows: Rows, shares: Array | None) -> tuple[Array, ...]:
+            values, gradients = self.kernel(rows, shares, **rows.options)
+            return values, *(gradients[name] for name in needs)
+
+        return self._walk(kernel, call, needs, shares, buffer=buffer)
+
+    def _walk(
+        self,
+        kernel: Any,
+        call: _Call,
+        needs: tuple[str, ...],
+        *extra: Array | None,
+        buffer: Array | None = None,
+    ) -> Any:
+        """`kernel` over blocks of the call's rows; every two-dimensional result goes back to the scores' dtype."""
+        dtype, compute = call.scores.dtype, _array.compute_dtype(call.scores)
+        where = _array.place(call.scores)
+        threshold, offset = _reachable(call.threshold, where)
+
+        def block(
+            scores: Array,
+            targets: Array,
+            mask: Array | None,
+            threshold: Array | None,
+            offset: Array | None,
+            *rest: Array | None,
+        ) -> tuple[Array | None, ...]:
+            *extra, buffer = rest
+            xp = _array.namespace(scores)
+            scores = xp.astype(scores, compute, copy=False)
+            if offset is not None:
+                scores = scores - offset[:, None]
+            labels, valid = self.targets.form(targets, scores, where, call.smoothing, "targets" in needs)
+            rows = Rows(
+                scores, labels, mask, threshold, call.smoothing, where == "host", buffer, needs, call.options
+            )
+            results = kernel(rows, *extra)
+            if valid is not None:
+                results = tuple(_nan_unless(valid, r) for r in results)
+            return tuple(r if r.ndim == 1 else xp.astype(r, dtype, copy=False) for r in results)
+
+        return _walk.walk_rows(
+            block, call.scores, call.targets, call.mask, threshold, offset, *extra, buffer=buffer
+        )
+
+    def _prepare(
+        self,
+        scores: Array,
+        targets: Array,
+        *,
+        reduction: Reduction = "mean",
+        sample_weight: Array | None = None,
+        mask: Array | None = None,
+        axis: int = -1,
+        **options: Any,
+    ) -> _Call:
+        """The checks at the boundary, and everything with rows and classes as two axes."""
+        _array.require_array("scores", scores)
+        _array.require_real_floating("scores", scores)
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f'reduction must be "mean", "sum" or "none", not {reduction!r}')
+        axis, batch = _split_axis(scores, axis)
+        _array.require_array("targets", targets)
+        _array.require_same_home("scores", scores, "targets", targets)
+        options = self._with_defaults(options)
+        smoothing = options.pop("label_smoothing", 0.0)
+        if not 0.0 <= smoothing <= 1.0:
+            raise ValueError(f"label_smoothing must be in [0, 1], got {smoothing}")
+        threshold = options.pop("threshold", 0.0)
+        layout = Layout(batch, axis, not getattr(threshold, "ndim", 0))
+        rows = layout.as_rows(scores)
+        return _Call(
+            rows,
+            self.targets.rows(scores, targets, layout),
+            None if mask is None else layout.as_rows(_checked_mask(mask, scores)),
+            None if sample_weight is None else _checked_weights(sample_weight, scores, batch),
+            _checked_threshold(threshold, scores, rows, batch),
+            layout,
+            reduction,
+            smoothing,
+            options,
+        )
+
+    def _with_defaults(self, options: dict[str, Any]) -> dict[str, Any]:
+        unknown = options.keys() - self._own.keys()
+        if unknown:
+            raise TypeError(f"{self.__name__} got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        return {**self._own, **options}
+
+
+def row_loss(*, wrt: Sequence[str], targets: Targets) -> Callable[[Kernel], RowLoss]:
+    """Decorator: turn the kernel of a loss, for one block of rows, into a `RowLoss`.
+
+    Parameters
+    ----------
+    wrt : sequence of str
+        Names of the differentiable inputs, the scores first.
+    targets : Targets
+        How the loss reads its targets.
+
+    Returns
+    -------
+    callable
+        Takes ``kernel(rows, shares, **options) -> (values, gradients)``: the values (B,) and, unless the
+        cotangents `shares` are None, the gradients that ``rows.needs`` names, times the shares. ``threshold`` and
+        ``label_smoothing`` among the options are folded into the rows; the kernel is not given them.
+    """
+    return functools.partial(RowLoss, wrt=wrt, targets=targets)
+
+
+def _public_signature(own: list[inspect.Parameter]) -> inspect.Signature:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shared = {"reduction": "mean", "sample_weight": None, "mask": None, "axis": -1}
+    return inspect.Signature(
+        [
+            *(
+                inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+                for name in ("scores", "targets")
+            ),
+            *own,
+            *(inspect.Parameter(name, keyword, default=default) for name, default in shared.items()),
+        ]
+    )
+
+
+def _split_axis(scores: Array, axis: int) -> tuple[int, tuple[int, ...]]:
+    if not scores.ndim or not -scores.ndim <= axis < scores.ndim:
+        raise ValueError(f"axis {axis} is out of bounds for scores of shape {tuple(scores.shape)}")
+    axis %= scores.ndim
+    return axis, tuple(scores.shape[:axis]) + tuple(scores.shape[axis + 1 :])
+
+
+def _require_like_scores(name: str, x: Array, scores: Array) -> None:
+    _array.require_array(name, x)
+    _array.require_same_home("scores", scores, name, x)
+    if tuple(x.shape) != tuple(scores.shape):
+        raise ValueError(f"{name} must have the shape of scores, {tuple(scores.shape)}, not {tuple(x.shape)}")
+
+
+def _checked_mask(mask: Array, scores: Array) -> Array:
+    _require_like_scores("mask", mask, scores)
+    if _array.kind(mask) != "bool":
+        raise TypeError(f"mask must be a bool array, True where the class counts, not {mask.dtype}")
+    return mask
+
+
+def _checked_weights(weights: Array, scores: Array, batch: tuple[int, ...]) -> Array:
+    _require_batch_shaped("sample_weight", weights, scores, batch)
+    xp = _array.namespace(weights)
+    return xp.reshape(xp.astype(weights, _array.compute_dtype(scores), copy=False), (-1,))
+
+
+def _require_batch_shaped(name: str, x: Array, scores: Array, batch: tuple[int, ...]) -> None:
+    _array.require_array(name, x)
+    _array.require_same_home("scores", scores, name, x)
+    if tuple(x.shape) != batch:
+        raise ValueError(f"{name} must have one entry a row, shape {batch}, not {tuple(x.shape)}")
+
+
+def _checked_threshold(
+    threshold: Any, scores: Array, rows: Array, batch: tuple[int, ...]
+) -> Array | None:
+    """The threshold of each row, (B,), or None for zero."""
+    if not _array.is_array(threshold):
+        if not math.isfinite(threshold):
+            raise ValueError(f"threshold must be finite, got {threshold}")
+        return _full_rows(rows, float(threshold)) if threshold else None
+    xp = _array.namespace(threshold)
+    shared = threshold.ndim == 0
+    if not shared:
+        _require_batch_shaped("threshold", threshold, scores, batch)
+    else:
+        _array.require_same_home("scores", scores, "threshold", threshold)
+    flat = xp.astype(threshold, _array.compute_dtype(scores), copy=False)
+    return xp.reshape(flat, (-1,)) if threshold.ndim else xp.broadcast_to(flat, (rows.shape[0],))
+
+
+def _reachable(threshold: Array | None, where: Place) -> tuple[Array | None, Array | None]:
+    """A threshold of magnitude at most 16, and what to take off the scores for the rest.
+
+    Scores and threshold may be moved together without a change of the loss.
+    """
+    if threshold is None:
+        return None, None
+    beyond = _ops.relu(threshold - THRESHOLD_REACH) - _ops.relu(-threshold - THRESHOLD_REACH)
+    if where == "host" and not bool(_array.namespace(beyond).any(beyond != 0)):
+        return threshold, None
+    return threshold - beyond, beyond
+
+
+def _nan_unless(valid: Array, x: Array) -> Array:
+    xp = _array.namespace(x)
+    return _ops.where(xp.reshape(valid, (-1,) + (1,) * (x.ndim - 1)), x, math.nan, x)
+
+
+def _gradient_buffer(call: _Call, out: Array | None) -> Array | None:
+    """Memory in which a host kernel may build the gradient, where the kernel's dtype is the scores'."""
+    if out is not None:
+        _require_like_scores("out", out, call.layout.restored(call.scores))
+        if _array.place(out) != "host":
+            raise TypeError("out must be an array in host memory")
+    if _array.place(call.scores) != "host" or _array.is_half(call.scores):
+        return None
+    if out is not None and call.layout.is_plain and out.dtype == call.scores.dtype:
+        return out
+    return _array.namespace(call.scores).empty_like(call.scores)
+
+
+def _written(out: Array, gradient: Array) -> Array:
+    if gradient is not out:
+        out[...] = gradient
+    return out
+
+
+def _scale_all(
+    layout: Layout, needs: tuple[str, ...], gradients: tuple[Array, ...], dvalue: Array
+) -> tuple[Array, ...]:
+    return tuple(layout.scaled(name, g, dvalue) for name, g in zip(needs, gradients, strict=True))

@@ -1,0 +1,248 @@
+"""How trees of parameters are visited: the leaves of several trees side by side, a block at a time.
+
+The floor of :mod:`zlpr.optim`, as `_walk` is the floor of the losses: it knows how memory is visited and
+nothing of mathematics. Large host arrays go in blocks that stay in the cache; small ones are packed together
+into one block, so that two hundred little arrays do not cost two hundred rounds of calls; arrays on a device
+or in a trace go whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import optree
+
+from zlpr import _array
+from zlpr._array import Array
+
+Tree: TypeAlias = Any
+"""Any nest of dict, list, tuple and named tuple with arrays for leaves."""
+
+Leaves: TypeAlias = list[Array]
+Row: TypeAlias = tuple[Array, ...]
+Body: TypeAlias = Callable[..., Sequence[Array]]
+
+BLOCK = 1 << 16  # elements; a block of p, g, m, v and two temporaries stays in a 1 MiB L2 cache, or nearly
+SMALL = 1 << 14  # a leaf with fewer elements is packed with others
+
+
+# --- trees --------------------------------------------------------------------------------------------------
+
+
+def flatten(name: str, tree: Tree) -> tuple[Leaves, optree.PyTreeSpec]:
+    """Take a tree apart; raise unless its leaves are floating arrays of one library and device."""
+    leaves, spec = optree.tree_flatten(tree)
+    for i, x in enumerate(leaves):
+        if not _array.is_array(x):
+            _array.require_array(leaf_name(name, tree, i), x)
+        if _array.kind(x) != "floating":  # asked first: the name of a leaf is slow to make
+            _array.require_real_floating(leaf_name(name, tree, i), x)
+    if any(type(x) is not np.ndarray for x in leaves):
+        first = leaves[0]
+        for i, x in enumerate(leaves[1:], 1):
+            if not _same_home(first, x):
+                names = leaf_name(name, tree, 0), leaf_name(name, tree, i)
+                _array.require_same_home(names[0], first, names[1], x)
+    return leaves, spec
+
+
+def flatten_like(name: str, tree: Tree, like_name: str, like: Tree, leaves: Leaves) -> Leaves:
+    """Leaves of a tree that must have the structure, the shapes and the home of `like`."""
+    mine, spec = flatten(name, tree)
+    expected = optree.tree_structure(like)
+    if spec != expected:
+        raise ValueError(
+            f"{name} must have the same tree structure as {like_name}: "
+            f"expected {_structure(expected)}, got {_structure(spec)}"
+        )
+    for i, (x, y) in enumerate(zip(mine, leaves, strict=True)):
+        if x.shape != y.shape:
+            raise ValueError(
+                f"{leaf_name(name, tree, i)} must have the shape {tuple(y.shape)} of "
+                f"{leaf_name(like_name, like, i)}, not {tuple(x.shape)}"
+            )
+    if mine:
+        _array.require_same_home(like_name, leaves[0], name, mine[0])
+    return mine
+
+
+def leaf_name(name: str, tree: Tree, index: int) -> str:
+    """Expression that reaches one leaf, as in ``params['layers'][0]``."""
+    return str(optree.tree_accessors(tree)[index].codify(name))
+
+
+def _structure(spec: optree.PyTreeSpec) -> str:
+    return str(spec).removeprefix("PyTreeSpec(").removesuffix(")")
+
+
+def _same_home(x: Array, other: Array) -> bool:
+    if _array.library(x) != _array.library(other):
+        return False
+    return "traced" in (_array.place(x), _array.place(other)) or _array.device(x) == _array.device(other)
+
+
+# --- what may be written ------------------------------------------------------------------------------------
+
+
+def is_mutable(x: Array) -> bool:
+    """Whether the library of an array lets its elements be overwritten."""
+    return _array.library(x) not in ("jax", "dask")
+
+
+def detached(x: Array) -> Array:
+    """Drop PyTorch's graph from an array, keep its memory; other arrays as they are."""
+    return x.detach() if _array.library(x) == "torch" else x
+
+
+def writable(x: Array) -> Array:
+    """Return the array itself, or a copy of it where NumPy forbids to write."""
+    return x.copy() if isinstance(x, np.ndarray) and not x.flags.writeable else x
+
+
+def owned_copy(x: Array) -> Array:
+    """Copy an array, so that a kernel may treat it as its own; not one that cannot be written."""
+    return _array.namespace(x).asarray(x, copy=True) if is_mutable(x) else x
+
+
+def destination(x: Array, dtype: Any) -> Array | None:
+    """Where the walk can write results shaped like `x`; None where each leaf goes whole and makes its own."""
+    if _array.place(x) != "host":
+        return None
+    return _array.namespace(x).empty_like(x, dtype=dtype)
+
+
+def compiled(function: Callable[..., Any], static: tuple[str, ...]) -> Callable[..., Any]:
+    """Put `function` under ``jax.jit``: a JAX array has come in, so the module is loaded."""
+    return sys.modules["jax"].jit(function, static_argnames=static)  # type: ignore[no-any-return]
+
+
+# --- the walk -----------------------------------------------------------------------------------------------
+
+
+def walk(body: Body, reads: Sequence[Leaves], writes: Sequence[Sequence[Array | None]] = ()) -> list[Leaves]:
+    """Run an elementwise `body` over the leaves of several trees side by side.
+
+    Parameters
+    ----------
+    body : callable
+        ``body(*read_blocks, *write_blocks)`` returns the new value of every write block, either the block
+        itself, overwritten, or an array of its shape. It never writes into a read block.
+    reads, writes : sequences of lists of arrays
+        One list a tree, all of the same length and with leaves of the same shapes. A list of `writes` may
+        hold None for arrays that do not exist yet (see `destination`).
+
+    Returns
+    -------
+    list of lists
+        The arrays of `writes` after the walk: the same objects, overwritten, where the library allows it.
+    """
+    rows: list[Row] = list(zip(*reads, *writes, strict=True))
+    if rows and _array.place(rows[0][0]) == "host":
+        _keep_freed_blocks()
+        with np.errstate(all="ignore"):  # infinities and nan go through in silence, as in every other library
+            _walk_host(body, rows, len(reads))
+        return [list(column) for column in writes]
+    results = [_whole(body, row, len(reads)) for row in rows]
+    return [list(column) for column in zip(*results, strict=True)] if rows else [[] for _ in writes]
+
+
+@functools.cache  # once in a process
+def _keep_freed_blocks() -> None:
+    """Have the C library keep the blocks' temporaries for the next block instead of returning them.
+
+    glibc hands freed memory above a threshold back to the system, so that every block pays page faults anew: a
+    step took twelve passes over memory where it takes three. The threshold follows the largest chunk freed.
+    """
+    np.empty(1 << 24, dtype=np.uint8)
+
+
+def _whole(body: Body, row: Row, n_reads: int) -> list[Array]:
+    return [_put(old, new) for old, new in zip(row[n_reads:], body(*row), strict=True)]
+
+
+def _put(old: Array | None, new: Array) -> Array:
+    """Store a new value in the old array where there is one to write to; return what holds it."""
+    if old is None or old is new or not is_mutable(old):
+        return new
+    old[...] = new
+    return old
+
+
+def _walk_host(body: Body, rows: Sequence[Row], n_reads: int) -> None:
+    small: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        size = math.prod(row[0].shape)
+        if size >= SMALL:
+            _in_blocks(body, row, n_reads)
+        elif size:
+            small.setdefault(tuple(x.dtype for x in row), []).append(row)
+    for pack in itertools.chain.from_iterable(map(_packs, small.values())):
+        _packed(body, pack, n_reads)
+
+
+# Host arrays are NumPy's or PyTorch's: both have the method `reshape`, far quicker than the standard's function.
+
+
+def _in_blocks(body: Body, row: Row, n_reads: int) -> None:
+    if all(map(_is_contiguous, row)):
+        row = tuple(x.reshape(-1) for x in row)  # views: writing to them writes to the leaf
+    for index in _block_indices(tuple(row[0].shape)):
+        blocks = [x[index] for x in row]
+        for old, new in zip(blocks[n_reads:], body(*blocks), strict=True):
+            if new is not old:
+                old[...] = new
+
+
+def _is_contiguous(x: Array) -> bool:
+    return bool(x.flags.c_contiguous if isinstance(x, np.ndarray) else x.is_contiguous())
+
+
+def _block_indices(shape: tuple[int, ...]) -> Iterator[tuple[int | slice, ...]]:
+    """Yield indices that cut an array into views of at most `BLOCK` elements, whatever its strides."""
+    row = math.prod(shape[1:])
+    if row > BLOCK:
+        yield from ((i, *rest) for i in range(shape[0]) for rest in _block_indices(shape[1:]))
+        return
+    step = BLOCK // row
+    yield from ((slice(start, start + step),) for start in range(0, shape[0], step))
+
+
+def _packs(rows: list[Row]) -> Iterator[list[Row]]:
+    """Small leaves in groups that fill a block."""
+    pack: list[Row] = []
+    room = BLOCK
+    for row in rows:
+        size = math.prod(row[0].shape)
+        if size > room:
+            yield pack
+            pack, room = [], BLOCK
+        pack.append(row)
+        room -= size
+    yield pack
+
+
+def _packed(body: Body, pack: list[Row], n_reads: int) -> None:
+    """Gather small leaves into one block, run the body once, and hand the results back."""
+    xp = _array.namespace(pack[0][0])
+    blocks = [xp.concat([x.reshape(-1) for x in column]) for column in zip(*pack, strict=True)]
+    results = body(*blocks)
+    start = 0
+    for row in pack:
+        stop = start + math.prod(row[0].shape)
+        for old, new in zip(row[n_reads:], results, strict=True):
+            old[...] = new[start:stop].reshape(old.shape)
+        start = stop
+
+
+# --- one number of a whole tree -----------------------------------------------------------------------------
+
+
+def wide_dtype(leaves: Leaves) -> Any:
+    """Dtype that holds the compute dtype of every leaf."""
+    return functools.reduce(_array.namespace(leaves[0]).result_type, map(_array.compute_dtype, leaves))

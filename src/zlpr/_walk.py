@@ -1,0 +1,91 @@
+"""How blocks of rows are visited: the one file where speed and scale are decided.
+
+A kernel says what happens to one block of rows and knows nothing of devices or threads; the walk knows nothing of
+mathematics. Host arrays (NumPy, CPU PyTorch) go in blocks that stay in the L2 cache, since a fresh large temporary
+costs more there than the exponential it holds. Arrays on a device go whole, or in blocks of 256 MiB where a whole
+would not fit; arrays in a trace go whole. Dask arrays will go through ``map_blocks`` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from zlpr import _array
+from zlpr._array import Array
+
+RowKernel = Callable[..., tuple[Array | None, ...]]
+
+_HOST_BLOCK_ELEMENTS = {"numpy": 1 << 17, "torch": 1 << 20}  # PyTorch's own threads want more work at a time
+_DEVICE_BLOCK_BYTES = 1 << 28
+
+
+def _block_rows(lead: Array) -> int:
+    """Rows of `lead` to visit at a time."""
+    where = _array.place(lead)
+    rows, width = int(lead.shape[0]), int(lead.shape[1])
+    if where == "traced" or rows * width == 0:
+        return max(1, rows)
+    if where == "host":
+        return max(1, _HOST_BLOCK_ELEMENTS[_array.library(lead)] // width)
+    return max(1, _DEVICE_BLOCK_BYTES // (width * _array.itemsize(lead)))
+
+
+def _blocks(rows: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def quiet(x: Array) -> AbstractContextManager[Any]:
+    """No floating-point warnings: kernels handle the limits themselves, and ask no library to report them."""
+    return nullcontext() if _array.library(x) in ("torch", "jax") else np.errstate(all="ignore")
+
+
+def _take(x: Array | None, rows: slice) -> Array | None:
+    return None if x is None else x[rows]
+
+
+def walk_rows(
+    kernel: RowKernel, *inputs: Array | None, buffer: Array | None = None
+) -> tuple[Array | None, ...]:
+    """Apply `kernel` to blocks of rows and put the row-aligned results together.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(*input_blocks, buffer_block) -> tuple`` of arrays aligned with the block's rows, or None.
+        A result that is the buffer's block itself has been written in place.
+    *inputs : (B, ...) arrays or None
+        The first one, of two dimensions, decides the blocks.
+    buffer : (B, ...) array, optional
+        Memory for one of the results; only host arrays are written to.
+
+    Returns
+    -------
+    tuple
+        The results for all rows.
+    """
+    lead = inputs[0]
+    rows, step = lead.shape[0], _block_rows(lead)  # type: ignore[union-attr]  # the first input is an array
+    with quiet(lead):
+        if rows <= step:
+            return kernel(*inputs, buffer)
+        results: list[Array | None] = []
+        for block in _blocks(rows, step):
+            part = buffer if buffer is None else buffer[block]
+            values = kernel(*(_take(x, block) for x in inputs), part)
+            if not results:
+                results = [buffer if v is part else _empty_like_rows(v, rows) for v in values]
+            for whole, value in zip(results, values, strict=True):
+                if whole is not None and value is not part:
+                    whole[block] = value
+    return tuple(results)
+
+
+def _empty_like_rows(part: Array | None, rows: int) -> Array | None:
+    if part is None:
+        return None
+    xp = _array.namespace(part)
+    return xp.empty((rows, *part.shape[1:]), dtype=part.dtype, device=_array.device(part))

@@ -1,0 +1,108 @@
+"""Sigmoid cross-entropy: every class is a yes-or-no question of its own.
+
+The sum of the Bernoulli log-losses of the classes, which ZLPR bounds from below and equals for one class of either
+kind. The algebra is in ``docs/derivations/zlpr.md``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zlpr import _array, _ops
+from zlpr._array import Array
+from zlpr._row_loss import Rows, row_loss
+from zlpr.losses._labels import MULTI_LABEL, Labels
+
+__all__ = ["sigmoid_cross_entropy"]
+
+
+@row_loss(wrt=("scores",), targets=MULTI_LABEL)
+def sigmoid_cross_entropy(
+    rows: Rows, shares: Array | None, *, positive_weight: Any = None, label_smoothing: float = 0.0
+) -> tuple[Array, dict[str, Array]]:
+    r"""Sum over the classes of the Bernoulli negative log-likelihood, in nats.
+
+    .. math::
+
+        L = \sum_i w_i\, t_i \log(1 + e^{-s_i}) + (1 - t_i) \log(1 + e^{s_i})
+
+    with scores :math:`s`, targets :math:`t` and positive weights :math:`w`. A row's loss is the *sum* over its
+    classes, as for every row loss; divide by C for the mean that some libraries take.
+
+    Parameters
+    ----------
+    scores : (..., C) array
+        float16, bfloat16, float32 or float64.
+    targets : (..., C) array
+        Hard: bool or integer, 0 or 1. Soft: floating, in [0, 1].
+    positive_weight : float or (C,) array, optional
+        Multiplies the loss of the positive targets, of every class or class by class.
+    label_smoothing : float, default 0.0
+        Replaces each target by ``(1 - label_smoothing) * t + label_smoothing / 2``.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean over rows divides by the sum of the sample weights.
+    sample_weight : (...) array, optional
+        Multiplies each row's loss and gradient.
+    mask : (..., C) bool array, optional
+        True where the class counts.
+    axis : int, default -1
+        The class axis.
+
+    Returns
+    -------
+    loss : array
+        0-d, or (...) for ``reduction="none"``; nats.
+
+    Raises
+    ------
+    TypeError
+        If an argument is no array, of another library than the scores, or of a wrong dtype.
+    ValueError
+        If shapes or devices differ, or (on the host) a target is outside [0, 1]; elsewhere such a row is nan.
+
+    Notes
+    -----
+    Large margins keep their digits: the loss of a confident right answer is ``exp(-|s|)``, not 0. Infinite scores
+    give the limits.
+
+    References
+    ----------
+    .. [1] C. M. Bishop, Pattern Recognition and Machine Learning, Springer, 2006, eq. 4.90.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from zlpr.losses import sigmoid_cross_entropy
+    >>> value, gradient = sigmoid_cross_entropy.value_and_grad(np.asarray([[0.0, 0.0]]), np.asarray([[1, 0]]))
+    >>> print(round(float(value), 6), gradient)
+    1.386294 [[-0.5  0.5]]
+    """
+    labels = rows.labels if positive_weight is None else rows.labels.dense()
+    z, tail = _exponents_and_tails(rows, labels)
+    xp = _array.namespace(z)
+    values = _ops.row_sum(labels.weighed(_ops.relu(z) + xp.log1p(tail), positive_weight))
+    if shares is None:
+        return values, {}
+    slopes = _ops.where(z >= 0, 1.0, tail, z) / (1 + tail)
+    slopes = _ops.multiply_(labels.weighed(slopes, positive_weight), shares[:, None])
+    return values, {"scores": labels.folded(slopes, -1)}
+
+
+@sigmoid_cross_entropy.diagonal
+def _diagonal(rows: Rows, *, positive_weight: Any = None) -> Array:
+    """``σ(s) σ(-s)``, weighted as the loss is."""
+    labels = rows.labels.dense()
+    _, tail = _exponents_and_tails(rows, labels)
+    return labels.folded(labels.weighed(tail / ((1 + tail) * (1 + tail)), positive_weight), 1)
+
+
+@sigmoid_cross_entropy.product
+def _hessian_product(rows: Rows, v: Array, *, positive_weight: Any = None) -> Array:
+    """The Hessian is its diagonal."""
+    return _diagonal(rows, positive_weight=positive_weight) * v
+
+
+def _exponents_and_tails(rows: Rows, labels: Labels) -> tuple[Array, Array]:
+    """The exponents z, and ``exp(-|z|)``, from which loss, slope and curvature follow without cancellation."""
+    z = labels.counting(labels.exponents(rows.scores, None), rows.mask)
+    return z, _ops.exp_(-_array.namespace(z).abs(z))
