@@ -9,7 +9,6 @@ or in a trace go whole.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,9 @@ Leaves: TypeAlias = list[Array]
 Row: TypeAlias = tuple[Array, ...]
 Body: TypeAlias = Callable[..., Sequence[Array]]
 
-BLOCK = 1 << 16  # elements; a block of p, g, m, v and two temporaries stays in a 1 MiB L2 cache, or nearly
+# Elements visited at a time. NumPy: p, g, m, v and two temporaries stay nearly in a 1 MiB L2 cache; PyTorch's
+# calls cost more, and its threads want their share.
+BLOCK = {"numpy": 1 << 16, "torch": 1 << 18}
 SMALL = 1 << 14  # a leaf with fewer elements is packed with others
 
 
@@ -38,6 +39,8 @@ SMALL = 1 << 14  # a leaf with fewer elements is packed with others
 def flatten(name: str, tree: Tree) -> tuple[Leaves, optree.PyTreeSpec]:
     """Take a tree apart; raise unless its leaves are floating arrays of one library and device."""
     leaves, spec = optree.tree_flatten(tree)
+    # NumPy turns 0-d arrays into scalars at the first operation: a gradient may well be one
+    leaves = [np.asarray(x) if isinstance(x, np.generic) else x for x in leaves]
     for i, x in enumerate(leaves):
         if not _array.is_array(x):
             _array.require_array(leaf_name(name, tree, i), x)
@@ -182,8 +185,9 @@ def _walk_host(body: Body, rows: Sequence[Row], n_reads: int) -> None:
             _in_blocks(body, row, n_reads)
         elif size:
             small.setdefault(tuple(x.dtype for x in row), []).append(row)
-    for pack in itertools.chain.from_iterable(map(_packs, small.values())):
-        _packed(body, pack, n_reads)
+    for alike in small.values():
+        for pack in _packs(alike):
+            _packed(body, pack, n_reads)
 
 
 # Host arrays are NumPy's or PyTorch's: both have the method `reshape`, far quicker than the standard's function.
@@ -192,7 +196,7 @@ def _walk_host(body: Body, rows: Sequence[Row], n_reads: int) -> None:
 def _in_blocks(body: Body, row: Row, n_reads: int) -> None:
     if all(map(_is_contiguous, row)):
         row = tuple(x.reshape(-1) for x in row)  # views: writing to them writes to the leaf
-    for index in _block_indices(tuple(row[0].shape)):
+    for index in _block_indices(tuple(row[0].shape), _block_size(row)):
         blocks = [x[index] for x in row]
         for old, new in zip(blocks[n_reads:], body(*blocks), strict=True):
             if new is not old:
@@ -203,25 +207,29 @@ def _is_contiguous(x: Array) -> bool:
     return bool(x.flags.c_contiguous if isinstance(x, np.ndarray) else x.is_contiguous())
 
 
-def _block_indices(shape: tuple[int, ...]) -> Iterator[tuple[int | slice, ...]]:
-    """Yield indices that cut an array into views of at most `BLOCK` elements, whatever its strides."""
+def _block_size(row: Row) -> int:
+    return BLOCK[_array.library(row[0])]
+
+
+def _block_indices(shape: tuple[int, ...], block: int) -> Iterator[tuple[int | slice, ...]]:
+    """Yield indices that cut an array into views of at most `block` elements, whatever its strides."""
     row = math.prod(shape[1:])
-    if row > BLOCK:
-        yield from ((i, *rest) for i in range(shape[0]) for rest in _block_indices(shape[1:]))
+    if row > block:
+        yield from ((i, *rest) for i in range(shape[0]) for rest in _block_indices(shape[1:], block))
         return
-    step = BLOCK // row
+    step = block // row
     yield from ((slice(start, start + step),) for start in range(0, shape[0], step))
 
 
 def _packs(rows: list[Row]) -> Iterator[list[Row]]:
     """Small leaves in groups that fill a block."""
     pack: list[Row] = []
-    room = BLOCK
+    room = block = _block_size(rows[0])
     for row in rows:
         size = math.prod(row[0].shape)
         if size > room:
             yield pack
-            pack, room = [], BLOCK
+            pack, room = [], block
         pack.append(row)
         room -= size
     yield pack

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 from zlpr import _array, _bridges
 from zlpr._array import Array
@@ -161,7 +161,20 @@ class Rule:
         position = self._positions[name]
         return args[position] if position < len(args) else opts.get(name)
 
+    def replaced(
+        self, name: str, value: Any, args: tuple[Any, ...], opts: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call with another value for the one of that name."""
+        position = self._positions[name]
+        if position < len(args):
+            return (*args[:position], value, *args[position + 1 :]), opts
+        return args, {**opts, name: value}
 
+
+@overload
+def rule(function: Callable[..., Any], *, wrt: Sequence[str] | None = None) -> Rule: ...
+@overload
+def rule(*, wrt: Sequence[str] | None = None) -> Callable[[Callable[..., Any]], Rule]: ...
 def rule(function: Callable[..., Any] | None = None, *, wrt: Sequence[str] | None = None) -> Any:
     """Turn a function that returns its value and a pullback into a `Rule`.
 

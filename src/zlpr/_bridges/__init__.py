@@ -61,3 +61,19 @@ def compiled(lead: Array, function: Callable[..., Any], *args: Any) -> Any:
     from zlpr._bridges import _jax
 
     return _jax.compiled(function, args)
+
+
+def transformed_gradients(
+    rule: Rule, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]
+) -> tuple[Any, ...] | None:
+    """Gradients of the sum of the value by the library's own autograd or jitted transformation; None if it has none."""
+    libraries = {_array.library(leaf) for leaf in disassembled(args, opts)[0] if _array.is_array(leaf)}
+    if "torch" in libraries:
+        from zlpr._bridges import _torch
+
+        return _torch.gradients(rule, args, opts, needs)
+    if "jax" in libraries:
+        from zlpr._bridges import _jax
+
+        return _jax.gradients(rule, args, opts, needs)
+    return None

@@ -90,3 +90,19 @@ def _merged(dynamic: tuple[int, ...], constants: tuple[Any, ...], arrays: tuple[
 def _all_floating(value: Any) -> bool:
     leaves, _ = flattened(value)
     return all(_array.is_array(leaf) and _array.kind(leaf) == "floating" for leaf in leaves)
+
+
+def gradients(rule: Rule, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]) -> tuple[Any, ...]:
+    """Gradients of the sum of the value, by ``jit(grad)`` of a plain call."""
+    leaves, structure = disassembled(args, opts)
+    places = structure.places(rule)
+    wanted = [i for name in needs for i in places[name]]
+
+    def total(*arrays: Array) -> Array:
+        replaced = _merged(tuple(wanted), tuple(leaves), arrays)
+        inner_args, inner_opts = structure.arguments(replaced)
+        return jax.numpy.sum(rule(*inner_args, **inner_opts))
+
+    found = jax.jit(jax.grad(total, argnums=tuple(range(len(wanted)))))(*(leaves[i] for i in wanted))
+    args, opts = structure.arguments(_merged(tuple(wanted), tuple(leaves), found))
+    return tuple(rule.locate(name, args, opts) for name in needs)

@@ -63,3 +63,18 @@ class RuleFunction(torch.autograd.Function):  # type: ignore[misc]  # torch is n
             for where, part in zip(places[name], flattened(gradient)[0], strict=True):
                 of_leaf[where] = part
         return None, None, None, *of_leaf
+
+
+def gradients(rule: Rule, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]) -> tuple[Any, ...]:
+    """Gradients of the sum of the value, by a plain call and ``backward``."""
+    leaves, structure = disassembled(args, opts)
+    leaves = [x.detach() if isinstance(x, torch.Tensor) else x for x in leaves]
+    places = structure.places(rule)
+    for name in needs:
+        for i in places[name]:
+            leaves[i] = leaves[i].clone().requires_grad_(True)
+    args, opts = structure.arguments(leaves)
+    rule(*args, **opts).sum().backward()
+    with_grad = [x.grad if isinstance(x, torch.Tensor) and x.requires_grad else x for x in leaves]
+    args, opts = structure.arguments(with_grad)
+    return tuple(rule.locate(name, args, opts) for name in needs)
