@@ -1,0 +1,25 @@
+"""The README's examples run on the library that each of them shows."""
+
+from pathlib import Path
+
+import pytest
+
+from readme_blocks import blocks
+
+ROOT = Path(__file__).parents[1]
+
+
+def _param(block):
+    return pytest.param(block, id=f"line{block.line}", marks=pytest.mark.library(block.needs))
+
+
+@pytest.mark.parametrize("block", [_param(block) for block in blocks(ROOT / "README.md")])
+def test_readme_block_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    block.run()
+
+
+def test_ci_runs_the_line_of_the_readme():
+    line = "python -m pip install nox && nox"
+    assert line in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert line in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
