@@ -7,6 +7,7 @@ public boundary are decided here, once.
 
 from __future__ import annotations
 
+import functools
 import sys
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
@@ -189,7 +190,17 @@ def from_numpy(values: np.ndarray[Any, Any], like: Array) -> Array:
     """`values` as an array of the library and on the device of `like`; the dtype stays."""
     if isinstance(like, np.ndarray):
         return values
+    if not values.flags.writeable:
+        values = values.copy()  # PyTorch shares memory and cannot mark it read-only
     xp = namespace(like)
-    if library(like) == "jax":
-        return xp.asarray(values)
-    return xp.asarray(values, device=device(like))
+    return xp.asarray(values) if library(like) == "jax" else xp.asarray(values, device=device(like))
+
+
+@functools.cache  # once in a process
+def keep_freed_blocks() -> None:
+    """Have the C library keep a walk's freed temporaries for its next block instead of returning them.
+
+    glibc hands freed memory above a threshold back to the system, so that every block pays page faults anew: twelve
+    times the time of a step was measured. The threshold follows the largest chunk freed.
+    """
+    np.empty(1 << 24, dtype=np.uint8)

@@ -147,22 +147,12 @@ def walk(body: Body, reads: Sequence[Leaves], writes: Sequence[Sequence[Array | 
     """
     rows: list[Row] = list(zip(*reads, *writes, strict=True))
     if rows and _array.place(rows[0][0]) == "host":
-        _keep_freed_blocks()
+        _array.keep_freed_blocks()
         with np.errstate(all="ignore"):  # infinities and nan go through in silence, as in every other library
             _walk_host(body, rows, len(reads))
         return [list(column) for column in writes]
     results = [_whole(body, row, len(reads)) for row in rows]
     return [list(column) for column in zip(*results, strict=True)] if rows else [[] for _ in writes]
-
-
-@functools.cache  # once in a process
-def _keep_freed_blocks() -> None:
-    """Have the C library keep the blocks' temporaries for the next block instead of returning them.
-
-    glibc hands freed memory above a threshold back to the system, so that every block pays page faults anew: a
-    step took twelve passes over memory where it takes three. The threshold follows the largest chunk freed.
-    """
-    np.empty(1 << 24, dtype=np.uint8)
 
 
 def _whole(body: Body, row: Row, n_reads: int) -> list[Array]:

@@ -72,6 +72,7 @@ def walk_rows(
     with quiet(lead):
         if rows <= step:
             return kernel(*inputs, buffer)
+        _array.keep_freed_blocks()
         results: list[Array | None] = []
         for block in _blocks(rows, step):
             part = buffer if buffer is None else buffer[block]

@@ -1,0 +1,220 @@
+"""The commands and their options; each hands over to a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import zlpr
+from zlpr.cli.errors import InputError, say
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+# Typer carries its own copy of Click since 0.2x; this is the base of its usage errors in every version.
+_UsageError: Any = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    help="Train multi-label models with ZLPR, on NumPy, PyTorch, CuPy or JAX.",
+)
+
+
+class Backend(StrEnum):
+    """The array library to compute with."""
+
+    numpy = "numpy"
+    torch = "torch"
+    cupy = "cupy"
+    jax = "jax"
+
+
+class Loss(StrEnum):
+    """The training loss."""
+
+    zlpr = "zlpr"
+    sigmoid = "sigmoid"
+
+
+class Solver(StrEnum):
+    """How the parameters are found."""
+
+    auto = "auto"
+    lbfgs = "lbfgs"
+    minibatch = "minibatch"
+
+
+class Precision(StrEnum):
+    """The floating dtype to compute in."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+class Report(StrEnum):
+    """The form of the printed scores."""
+
+    table = "table"
+    json = "json"
+
+
+Data = Annotated[
+    Path, typer.Argument(help="The data: .npz, .csv, .csv.gz, .svm, .libsvm or .arff.", show_default=False)
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        help="Label columns: names with commas between, or N for the last N columns (.npz and .arff know)."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(f"zlpr {zlpr.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    data: Data,
+    labels: Labels = None,
+    out: Annotated[Path, typer.Option(help="The model file to write.")] = Path("model.safetensors"),
+    backend: Annotated[Backend, typer.Option(help="The array library to train on.")] = Backend.numpy,
+    hidden: Annotated[str, typer.Option(help="Hidden layers, e.g. 100,50; empty for a linear model.")] = "",
+    loss: Annotated[Loss, typer.Option(help="The training loss.")] = Loss.zlpr,
+    solver: Annotated[
+        Solver, typer.Option(help="auto: L-BFGS for a linear model, minibatches for hidden layers.")
+    ] = Solver.auto,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs, or L-BFGS iterations.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows in a minibatch.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the minibatch optimizer.")] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="L2 penalty: mean loss + alpha/2 * sum of squared weights; by default 3/rows with L-BFGS, else 0.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of initial weights, batches and split.")] = 0,
+    dtype: Annotated[Precision, typer.Option(help="The precision to train in.")] = Precision.float64,
+    test_size: Annotated[
+        float | None,
+        typer.Option(
+            help="Hold this share of the rows out at random; by default the file's own split, if any."
+        ),
+    ] = None,
+    report: Annotated[Report, typer.Option(help="How to print the scores.")] = Report.table,
+    quiet: Quiet = False,
+) -> int:
+    """Train a multi-label classifier on DATA and write it to a model file.
+
+    Features are standardised. Ctrl-C keeps what was learnt so far: the model is written and the exit code is 130.
+    """
+    from zlpr.cli.fit import FitOptions, fit_model, hidden_sizes
+
+    interrupted = fit_model(
+        FitOptions(
+            data=data,
+            labels=labels,
+            out=out,
+            backend=backend.value,
+            hidden=hidden_sizes(hidden),
+            loss=loss.value,
+            solver=solver.value,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            alpha=alpha,
+            seed=seed,
+            dtype=dtype.value,
+            test_size=test_size,
+            report=report.value,
+            quiet=quiet,
+        )
+    )
+    return INTERRUPTED if interrupted else 0
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model file of zlpr fit.", show_default=False)],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The file to write: .csv or .npz.")] = Path("predictions.csv"),
+    scores: Annotated[bool, typer.Option("--scores", help="Write the scores beside the labels.")] = False,
+    backend: Annotated[Backend, typer.Option(help="The array library to compute with.")] = Backend.numpy,
+) -> int:
+    """Predict the labels of DATA with a model file.
+
+    DATA needs no labels; where it has the model's labels, its scores are printed. Features with names are matched
+    by name.
+    """
+    from zlpr.cli.predict import predict_file
+
+    predict_file(model, data, out, scores, backend.value)
+    return 0
+
+
+@app.command()
+def demo(
+    backend: Annotated[
+        list[Backend] | None, typer.Option(help="Repeatable; by default every installed library.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the pictures.")] = Path("zlpr-demo"),
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pictures.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of pictures, weights and batches.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer pictures and at most 10 epochs.")] = False,
+    quiet: Quiet = False,
+) -> int:
+    """Train one network on every installed library, with the same result on each.
+
+    The task needs no download: each picture holds 0 to 4 real handwritten digits, and which digits occur is its
+    label set.
+    """
+    from zlpr.cli.demo import run_demo
+
+    run_demo(
+        backends=[choice.value for choice in backend] if backend else None,
+        folder=out,
+        epochs=min(epochs, 10) if quick else epochs,
+        seed=seed,
+        quick=quick,
+        quiet=quiet,
+    )
+    return 0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; whatever the user can correct becomes one line on stderr and exit code 2."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("zlpr", list(arguments)) as context:
+            return int(command.invoke(context) or 0)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except InputError as error:
+        say(str(error))
+        return BAD_INPUT
+    except _UsageError as error:
+        say(f"{error.format_message()} (zlpr --help lists commands and options)")
+        return BAD_INPUT
+    except MemoryError as error:
+        say(f"not enough memory ({error})")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        say("stopped; no file is half written", kind="interrupted")
+        return INTERRUPTED
