@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from _libraries import NAMES, STRICT_VERSION, Library, cupy_runs_on, load, why_unusable
 
+collect_ignore = ["emulation"]  # its self-check is a program of its own
 CHOSEN = pytest.StashKey[dict[str, str | None]]()  # library -> why it does not run, None where it does
 DESELECTED = pytest.StashKey[int]()
 

@@ -28,20 +28,16 @@ _NAMESPACES: dict[type, ModuleType] = {np.ndarray: np}
 _LIBRARY_NAMES: dict[type, str] = {np.ndarray: "numpy"}
 
 
-def _is_array_type(cls: type) -> bool:
-    return cls in _NAMESPACES or issubclass(cls, np.ndarray)
-
-
 def is_array(x: object) -> bool:
     """Whether `x` is an array of a library that follows the array API (NumPy scalars are not)."""
-    return type(x) in _NAMESPACES or (
-        not isinstance(x, np.generic) and bool(array_api_compat.is_array_api_obj(x))
+    return not isinstance(x, np.generic) and (
+        type(x) in _NAMESPACES or bool(array_api_compat.is_array_api_obj(x))
     )
 
 
 def _register(x: Array) -> None:
     cls = type(x)
-    if isinstance(x, np.ndarray):
+    if isinstance(x, np.ndarray | np.generic):
         _NAMESPACES[cls], _LIBRARY_NAMES[cls] = np, "numpy"
         return
     _NAMESPACES[cls] = array_api_compat.array_namespace(x)
@@ -93,8 +89,8 @@ def device(x: Array) -> Any:
 
 
 def require_array(name: str, x: object) -> None:
-    """Raise a TypeError that names the argument unless `x` is an array."""
-    if not is_array(x):
+    """Raise a TypeError that names the argument unless `x` is an array, or what NumPy turns one without axes into."""
+    if not (is_array(x) or isinstance(x, np.generic)):
         raise TypeError(
             f"{name} must be an array of NumPy, CuPy, PyTorch, JAX or another array API library, "
             f"not {type(x).__module__}.{type(x).__qualname__}"
@@ -178,7 +174,8 @@ def to_numpy(x: Array) -> np.ndarray[Any, Any]:
         return x
     name = library(x)
     if name == "torch":
-        return np.asarray(x.detach().cpu())
+        x = x.detach().cpu()
+        return np.asarray(x.float() if _dtype_name(x) == "bfloat16" else x)  # which NumPy does not have
     if name == "cupy":
         return np.asarray(x.get())
     if name == "array_api_strict":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from zlpr import _array
-from zlpr._array import Array, Namespace
+from zlpr._array import Array
 
 _FastForms = dict[str, Callable[..., Array]]
 
@@ -62,50 +62,54 @@ def relu(x: Array) -> Array:
     return fast(x) if fast else _array.namespace(x).maximum(x, _array.namespace(x).zeros_like(x))
 
 
-def ones(xp: Namespace, shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
-    """Ones of the dtype (unless another is given) and on the device of `like`."""
-    return xp.ones(shape, dtype=dtype or like.dtype, device=_array.device(like))
+_SUM_WIDTH = 256
+_SUM_LANES = 32
+_ones: dict[tuple[Any, ...], Array] = {}
 
 
-_SUM_WIDTH = 512
-_ones_cache: dict[tuple[Any, ...], Array] = {}
+def _dot_with_ones(x: Array) -> Array:
+    """NumPy: a BLAS dot a row is faster than a sum, and never threaded."""
+    key = (x.dtype, x.shape[-1])
+    if key not in _ones:
+        _ones[key] = np.ones(x.shape[-1], dtype=x.dtype)
+    return np.vecdot(x, _ones[key])
 
 
-def _unit_vector(x: Array, n: int) -> Array:
-    if _array.library(x) != "numpy":
-        return ones(_array.namespace(x), (n,), x)
-    key = (x.dtype, n)
-    if key not in _ones_cache:
-        _ones_cache[key] = np.ones(n, dtype=x.dtype)
-    return _ones_cache[key]
+def _numpy_sum(x: Array) -> Array:
+    width = x.shape[-1]
+    if width > _SUM_WIDTH:
+        pieces, rest = divmod(width, _SUM_WIDTH)
+        body = np.reshape(x[..., : width - rest], (*x.shape[:-1], pieces, _SUM_WIDTH))
+        total = _numpy_sum(_numpy_sum(body))
+    else:
+        rest = width % _SUM_LANES if width > _SUM_LANES else 0  # BLAS adds what fills no register one by one
+        total = _dot_with_ones(x[..., : width - rest])
+    return total + _numpy_sum(x[..., width - rest :]) if rest else total
 
 
-_DOT: _FastForms = {
-    "numpy": np.vecdot,  # a BLAS dot a row: never threaded, so never waiting for a busy core
-    "jax": lambda x, v: _array.namespace(x).matmul(
-        x, v, precision="highest"
-    ),  # TF32 would keep 3 digits on a GPU
-}
+def _jax_sum(x: Array) -> Array:
+    """JAX: a sum that XLA fuses with what it sums adds one by one, so halves are added until few terms are left."""
+    xp = _array.namespace(x)
+    odd = None
+    while x.shape[-1] > 16:
+        half, is_odd = divmod(x.shape[-1], 2)
+        if is_odd:
+            odd = x[..., -1] if odd is None else odd + x[..., -1]
+        x = x[..., :half] + x[..., half : 2 * half]
+    total = xp.sum(x, axis=-1)
+    return total if odd is None else total + odd
 
 
-def _dot(x: Array, v: Array) -> Array:
-    fast = _DOT.get(_array.library(x))
-    return fast(x, v) if fast else _array.namespace(x).matmul(x, v)
+_SUM: _FastForms = {"numpy": _numpy_sum, "jax": _jax_sum}
 
 
 def row_sum(x: Array) -> Array:
-    """Sum along the last axis, (..., C) to (...), to about 2 ulp however long the row.
+    """Sum along the last axis, (..., C) to (...), to a few ulp however long the row.
 
-    Rows are summed as products with a vector of ones over pieces of 512 columns, whose partial sums are summed in the
-    same way: several accumulators a piece keep the rounding error small, and it is faster than a plain sum.
+    No accumulator takes many terms one after the other: rows are summed in pieces, and the pieces in the same way.
     """
-    width = x.shape[-1]
-    if width <= 2 * _SUM_WIDTH:
-        return _dot(x, _unit_vector(x, width))
-    pieces, rest = divmod(width, _SUM_WIDTH)
-    body = _array.namespace(x).reshape(x[..., : width - rest], (*x.shape[:-1], pieces, _SUM_WIDTH))
-    total = row_sum(_dot(body, _unit_vector(x, _SUM_WIDTH)))
-    return total + _dot(x[..., width - rest :], _unit_vector(x, rest)) if rest else total
+    fast = _SUM.get(_array.library(x))
+    return fast(x) if fast else _array.namespace(x).sum(x, axis=-1)
 
 
 def where(condition: Array, x: Array | float, y: Array | float, like: Array) -> Array:
@@ -143,19 +147,30 @@ def segment_sum(x: Array, segments: Array, n: int) -> Array:
     return row_sum(xp.astype(same, x.dtype) * x[None, :])
 
 
+def row_max(x: Array) -> Array:
+    """Largest entry of each row, (B, C) to (B,); -inf for a row without entries."""
+    xp = _array.namespace(x)
+    if x.shape[-1] == 0:
+        return xp.full(x.shape[:-1], -math.inf, dtype=x.dtype, device=_array.device(x))
+    return xp.max(x, axis=-1)
+
+
 def first_largest(x: Array) -> Array:
     """True at the first of the largest entries of each row, (B, C)."""
     xp = _array.namespace(x)
+    if x.shape[-1] == 0:
+        return xp.zeros(x.shape, dtype=xp.bool, device=_array.device(x))
     at = xp.argmax(x, axis=-1)
     return xp.arange(x.shape[-1], dtype=at.dtype, device=_array.device(x))[None, :] == at[:, None]
 
 
 def exact_difference(x: Array, y: Array) -> tuple[Array, Array]:
-    """X - y as rounded, and the rounding error, so that their sum is exact (Knuth's TwoSum)."""
+    """The rounded difference and its rounding error: their sum is exact (Knuth's TwoSum). No error at infinity."""
     difference = x - y
     taken = x - difference
     kept = difference + taken
-    return difference, (x - kept) + (taken - y)
+    error = (x - kept) + (taken - y)
+    return difference, where(_array.namespace(x).isfinite(error), error, 0.0, error)
 
 
 _LOG_MAX = {4: math.log(float(np.finfo(np.float32).max)), 8: math.log(float(np.finfo(np.float64).max))}

@@ -464,9 +464,7 @@ def _require_batch_shaped(name: str, x: Array, scores: Array, batch: tuple[int, 
         raise ValueError(f"{name} must have one entry a row, shape {batch}, not {tuple(x.shape)}")
 
 
-def _checked_threshold(
-    threshold: Any, scores: Array, rows: Array, batch: tuple[int, ...]
-) -> Array | None:
+def _checked_threshold(threshold: Any, scores: Array, rows: Array, batch: tuple[int, ...]) -> Array | None:
     """The threshold of each row, (B,), or None for zero."""
     if not _array.is_array(threshold):
         if not math.isfinite(threshold):

@@ -252,7 +252,7 @@ def gelu(x: Array, *, approximate: Literal["none", "tanh", "sigmoid"] = "none") 
     elif approximate == "tanh":
         a = math.sqrt(2 / math.pi)
         share, slope = sigmoid.value_and_grad(2 * a * x * (1 + _TANH_CUBIC * x * x))
-        density = slope * (2 * a * (1 + 3 * _TANH_CUBIC * x * x))
+        density = _times_vanishing(2 * a * (1 + 3 * _TANH_CUBIC * x * x), slope)
     elif approximate == "sigmoid":
         share, slope = sigmoid.value_and_grad(_SIGMOID_SLOPE * x)
         density = slope * _SIGMOID_SLOPE
@@ -266,5 +266,5 @@ def gelu(x: Array, *, approximate: Literal["none", "tanh", "sigmoid"] = "none") 
 
 
 def _times_vanishing(x: Array, weight: Array) -> Array:
-    """x times a weight that vanishes faster than x grows: 0, not nan, at infinity."""
+    """X times a weight that vanishes faster than x grows: 0, not nan, at infinity."""
     return _ops.where(weight == 0, 0.0, x * weight, x)

@@ -7,6 +7,7 @@ activations; its pullback runs theirs backwards. The algebra is in ``docs/deriva
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ def dense(params: dict[str, Array], x: Array, *, needs: tuple[str, ...] = ()) ->
 
     Raises
     ------
+    TypeError
+        If `x` is no array, not real floating, or of another library than the weight.
     ValueError
         If the width of `x` is not that of the weight.
 
@@ -54,6 +57,9 @@ def dense(params: dict[str, Array], x: Array, *, needs: tuple[str, ...] = ()) ->
     array([[3.5]])
     """
     weight, bias = params["weight"], params["bias"]
+    _array.require_array("x", x)
+    _array.require_real_floating("x", x)
+    _array.require_same_home("x", x, "weight", weight)
     if x.ndim != 2 or x.shape[1] != weight.shape[0]:
         raise ValueError(f"x must have shape (n, {weight.shape[0]}) for this weight, not {tuple(x.shape)}")
     xp = _array.namespace(x)
@@ -107,7 +113,9 @@ def sequential(*layers: Rule) -> Rule:
 
     def stack(params: tuple[Any, ...], x: Array, *, needs: tuple[str, ...] = ()) -> tuple[Array, Pullback]:
         if len(params) != len(with_parameters):
-            raise ValueError(f"params must have {len(with_parameters)} entries, one a layer, not {len(params)}")
+            raise ValueError(
+                f"params must have {len(with_parameters)} entries, one a layer, not {len(params)}"
+            )
         pullbacks: list[Pullback] = []
         own = iter(params)
         for layer in layers:
@@ -185,7 +193,7 @@ def dense_parameters(
         return xp.astype(_array.from_numpy(values, like), like.dtype)
 
     layers = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         weight = rng.standard_normal((inputs, outputs)) * (gain / inputs**0.5)
         layers.append({"weight": moved(weight), "bias": moved(np.zeros(outputs))})
     return tuple(layers)

@@ -92,7 +92,9 @@ def _all_floating(value: Any) -> bool:
     return all(_array.is_array(leaf) and _array.kind(leaf) == "floating" for leaf in leaves)
 
 
-def gradients(rule: Rule, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]) -> tuple[Any, ...]:
+def gradients(
+    rule: Rule, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]
+) -> tuple[Any, ...]:
     """Gradients of the sum of the value, by ``jit(grad)`` of a plain call."""
     leaves, structure = disassembled(args, opts)
     places = structure.places(rule)

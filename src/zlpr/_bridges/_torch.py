@@ -65,7 +65,9 @@ class RuleFunction(torch.autograd.Function):  # type: ignore[misc]  # torch is n
         return None, None, None, *of_leaf
 
 
-def gradients(rule: Rule, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]) -> tuple[Any, ...]:
+def gradients(
+    rule: Rule, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]
+) -> tuple[Any, ...]:
     """Gradients of the sum of the value, by a plain call and ``backward``."""
     leaves, structure = disassembled(args, opts)
     leaves = [x.detach() if isinstance(x, torch.Tensor) else x for x in leaves]

@@ -106,7 +106,6 @@ def fit(
     alpha: Annotated[
         float | None,
         typer.Option(
-            min=0,
             help="L2 penalty: mean loss + alpha/2 * sum of squared weights; by default 3/rows with L-BFGS, else 0.",
         ),
     ] = None,

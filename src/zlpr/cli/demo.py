@@ -110,6 +110,8 @@ def _make_folder(folder: Path) -> None:
 def _train(
     name: str, loss: Literal["zlpr", "sigmoid"], data: DigitSets, epochs: int, seed: int, quiet: bool
 ) -> Run:
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+
     from zlpr.models import MultilabelClassifier
 
     move = converter(name)
@@ -125,7 +127,8 @@ def _train(
         verbose=int(not quiet and sys.stderr.isatty()),
     )
     started = time.perf_counter()
-    with warnings.catch_warnings(), noting_interrupts() as noted:
+    # On matrices as small as these, threads of BLAS mostly wait for one another: on a busy machine ten times over.
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"), noting_interrupts() as noted:
         warnings.simplefilter(
             "ignore", UserWarning
         )  # that a fixed number of epochs has not converged is no news

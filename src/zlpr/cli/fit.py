@@ -92,10 +92,6 @@ def fit_model(options: FitOptions) -> bool:
     estimator, interrupted = _train(parameters, *prepared[0])
     seconds = time.perf_counter() - started
     layers = [{name: to_numpy(value) for name, value in layer.items()} for layer in estimator.params_]
-    if not all(np.isfinite(value).all() for layer in layers for value in layer.values()):
-        raise InputError(
-            "training diverged: the parameters are no longer finite; try a smaller --learning-rate"
-        )
     constructor = {name: value for name, value in estimator.get_params().items() if name != "verbose"}
     save_model(options.out, Model(layers, mean, scale, table.feature_names, table.label_names, constructor))
 
@@ -183,6 +179,10 @@ def _train(parameters: dict[str, Any], X: Any, Y: Any) -> tuple[Any, bool]:
         # A number of epochs is a choice; only L-BFGS has an end of its own that it can miss.
         warnings.simplefilter("always" if estimator.solver == "lbfgs" else "ignore", ConvergenceWarning)
         estimator.fit(X, Y)
+    if not all(np.isfinite(to_numpy(value)).all() for layer in estimator.params_ for value in layer.values()):
+        raise InputError(
+            "training diverged: the parameters are no longer finite; try a smaller --learning-rate"
+        )
     for message in () if noted else dict.fromkeys(str(warning.message) for warning in caught):
         say(message.replace("max_iter=", "--epochs "), kind="warning")
     return estimator, bool(noted)

@@ -120,13 +120,13 @@ class _Probabilities(NamedTuple):
 def _probabilities(rows: Rows) -> _Probabilities:
     scores = rows.scores if rows.mask is None else _ops.where(rows.mask, rows.scores, -math.inf, rows.scores)
     xp = _array.namespace(scores)
-    largest = xp.max(scores, axis=-1)[:, None]
+    largest = _ops.row_max(scores)[:, None]
     distance, error = _ops.exact_difference(scores, largest)
     infinite = xp.abs(largest) == math.inf
     at_infinity = _ops.where(scores == largest, 0.0, -math.inf, scores)
     distance = xp.where(infinite, at_infinity, distance)
     terms = xp.exp(distance)
-    terms = terms + terms * _ops.where(infinite, 0.0, error, error)
+    terms = terms + terms * error
     top = _ops.first_largest(scores)
     return _Probabilities(distance, terms, top, _ops.row_sum(_ops.where(top, 0.0, terms, terms)))
 

@@ -104,7 +104,7 @@ def zlpr_loss(
 @zlpr_loss.diagonal
 def _diagonal(rows: Rows) -> Array:
     """``p (1 - p) + q (1 - q)``, with p and q the shares of each class in the two sums."""
-    _, split, negative, positive = _two_sides(rows, rows.labels.dense())
+    _, split, negative, positive = _two_sides(rows, rows.labels.dense(), room=8.0)
     return negative.variances(split[0]) + positive.variances(split[1])
 
 
@@ -151,20 +151,20 @@ class _Side(NamedTuple):
     def variances(self, terms: Array) -> Array:
         """``p (1 - p)`` of each term; ``1 - p`` of the largest one is summed from the others."""
         xp = _array.namespace(terms)
-        p = terms * self.scale()[:, None]
+        terms = terms if self.factor is None else terms * self.factor[:, None]
+        p = terms / self.total()[:, None]
         top = _ops.first_largest(terms)
         others = _ops.row_sum(_ops.where(top, 0.0, terms, terms))
-        others = others if self.factor is None else others * self.factor
         rest = (self.one() + others) / self.total()
         return p * xp.where(top, rest[:, None], 1 - p)
 
 
-def _two_sides(rows: Rows, labels: Labels) -> tuple[Labels, Split, _Side, _Side]:
-    """The terms ``exp(±s - shift)`` of each side and their sums."""
+def _two_sides(rows: Rows, labels: Labels, room: float | None = None) -> tuple[Labels, Split, _Side, _Side]:
+    """The terms ``exp(±s - shift)`` of each side and their sums, `room` in the exponent below overflow."""
     z = labels.exponents(rows.scores, rows.buffer)
     if rows.mask is not None:
         z = labels.counting(z, rows.mask)
-    labels, z, shifts = _shifted(rows, labels, z)
+    labels, z, shifts = _shifted(rows, labels, z, room)
     split = labels.split(_ops.exp_(z))
     sums = labels.sums(split)
     factors = _threshold_factors(rows.threshold)
@@ -172,17 +172,19 @@ def _two_sides(rows: Rows, labels: Labels) -> tuple[Labels, Split, _Side, _Side]
     return labels, split, negative, positive
 
 
-def _shifted(rows: Rows, labels: Labels, z: Array) -> tuple[Labels, Array, tuple[Array | None, Array | None]]:
+def _shifted(
+    rows: Rows, labels: Labels, z: Array, room: float | None
+) -> tuple[Labels, Array, tuple[Array | None, Array | None]]:
     """Exponents lowered, side by side, only as far as overflow demands.
 
-    Shifts are whole numbers, so that taking them off an exponent near the largest is exact. Half the range of the
-    dtype is left to the other factors of the gradient: one over a total near overflow would be subnormal.
+    Shifts are whole numbers, so that taking them off an exponent near the largest is exact. By default half the
+    range of the dtype is left to the gradient's other factors: one over a total near overflow would be subnormal.
     """
-    xp = _array.namespace(z)
-    limit = _ops.log_max(z) / 2 - math.log(z.shape[-1] + 1)
+    xp, log_max = _array.namespace(z), _ops.log_max(z)
+    limit = log_max - math.log(z.shape[-1] + 1) - (log_max / 2 if room is None else room)
     if rows.threshold is not None:
         limit -= THRESHOLD_REACH
-    if rows.host and float(xp.max(z)) <= limit:
+    if 0 in z.shape or (rows.host and float(xp.max(z)) <= limit):
         return labels, z, (None, None)
     labels = labels.dense()
     z = labels.counting(z, rows.mask)

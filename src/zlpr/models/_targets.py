@@ -34,7 +34,9 @@ def label_values(y: Array) -> np.ndarray[Any, Any]:
     if values.dtype.kind == "f" and not np.all(np.isfinite(values)):
         raise ValueError("Input y contains NaN or infinity.")
     if values.dtype.kind == "f" and np.any(values != np.round(values)):
-        raise ValueError("Unknown label type: continuous. y must be an indicator matrix of two values, such as 0 and 1")
+        raise ValueError(
+            "Unknown label type: continuous. y must be an indicator matrix of two values, such as 0 and 1"
+        )
     if values.shape[0] > 2:
         raise ValueError(
             f"Only binary classification is supported. The type of the target is multiclass: y must hold two values, "
@@ -51,10 +53,7 @@ def _plain(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def encoded(y: Array, values: np.ndarray[Any, Any]) -> Array:
     """Truth values, (n_samples, n_labels): whether a label is present; a lone value is so unless it is 0."""
     present = values[-1] if len(values) == 2 or values[0] != 0 else 1
-    if isinstance(y, np.ndarray):
-        found = _plain(y) == present
-    else:
-        found = y == np.asarray(present).item()
+    found = _plain(y) == present if isinstance(y, np.ndarray) else y == np.asarray(present).item()
     return found if y.ndim == 2 else found[:, None]
 
 

@@ -173,7 +173,12 @@ def fit_lbfgs(
             jac=True,
             method="L-BFGS-B",
             callback=after_iteration,
-            options={"maxiter": max_iter, "maxfun": 10 * max_iter, "gtol": tol, "ftol": 64 * np.finfo(float).eps},
+            options={
+                "maxiter": max_iter,
+                "maxfun": 10 * max_iter,
+                "gtol": tol,
+                "ftol": 64 * np.finfo(float).eps,
+            },
         )
         fit.params, fit.converged = unpacked(result.x), bool(result.success)
     except KeyboardInterrupt:

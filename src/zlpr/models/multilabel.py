@@ -6,7 +6,7 @@ Backpropagation runs through the pullbacks of `zlpr.nn`; no autograd is used on 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +25,7 @@ from zlpr.rules import Rule
 
 _LOSSES = {"zlpr": losses.zlpr_loss, "sigmoid": losses.sigmoid_cross_entropy}
 _ACTIVATIONS = {"gelu": activations.gelu, "relu": activations.relu}
-_OPTIMIZERS = {
+_OPTIMIZERS: dict[str, tuple[Callable[[float], optim.Transform], float]] = {
     "sgd": (optim.sgd, 1e-1),
     "adam": (optim.adam, 1e-3),
     "adamw": (optim.adamw, 1e-3),
@@ -237,7 +237,7 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         rng = _generator(self.random_state)
         sizes = (self.n_features_in_, *self.hidden_layer_sizes, self.n_outputs_)
         gain = 1.0 if not self.hidden_layer_sizes else 2.0**0.5
-        params = nn.dense_parameters(sizes, X, gain=gain, rng=rng)
+        params: Any = nn.dense_parameters(sizes, X, gain=gain, rng=rng)
         if self.solver == "lbfgs":
             params = optree.tree_map(_array.namespace(X).zeros_like, params)  # a convex problem needs no luck
         self._finish(self._run(params, X, targets, rng))
@@ -329,12 +329,16 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         if reset:
             self.n_features_in_ = int(X.shape[1])
         elif X.shape[1] != self.n_features_in_:
-            raise ValueError(f"X must have the {self.n_features_in_} features of the training data, not {X.shape[1]}")
+            raise ValueError(
+                f"X must have the {self.n_features_in_} features of the training data, not {X.shape[1]}"
+            )
         return X
 
     def _network(self) -> Rule:
         between = _ACTIVATIONS[self.activation]
-        return nn.sequential(*(layer for _ in self.hidden_layer_sizes for layer in (nn.dense, between)), nn.dense)
+        return nn.sequential(
+            *(layer for _ in self.hidden_layer_sizes for layer in (nn.dense, between)), nn.dense
+        )
 
     def _params_for(self, X: Array) -> Any:
         """The parameters on the library of X, moved there if the model was fitted on another."""
@@ -342,7 +346,9 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         if _array.library(own) == _array.library(X):
             return self.params_
         xp = _array.namespace(X)
-        return optree.tree_map(lambda p: xp.astype(_array.from_numpy(_array.to_numpy(p), X), X.dtype), self.params_)
+        return optree.tree_map(
+            lambda p: xp.astype(_array.from_numpy(_array.to_numpy(p), X), X.dtype), self.params_
+        )
 
     def _run(self, params: Any, X: Array, targets: Array, rng: np.random.Generator) -> Fit:
         objective = _Objective(self, self._alpha(X.shape[0]))
@@ -350,7 +356,12 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         with progress_bar(unit, self.max_iter, self.verbose) as progress:
             if self.solver == "lbfgs":
                 return fit_lbfgs(
-                    objective, params, (X, targets), max_iter=self.max_iter, tol=self.tol / 10, progress=progress
+                    objective,
+                    params,
+                    (X, targets),
+                    max_iter=self.max_iter,
+                    tol=self.tol / 10,
+                    progress=progress,
                 )
             data, held_out = self._split(X, targets, rng)
             return fit_minibatches(
@@ -377,7 +388,11 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         if not isinstance(transform, optim.Transform):
             make, default_rate = _OPTIMIZERS[transform]
             transform = make(default_rate if self.learning_rate is None else self.learning_rate)
-        return transform if self.clip_norm is None else optim.chain(optim.clip_by_global_norm(self.clip_norm), transform)
+        return (
+            transform
+            if self.clip_norm is None
+            else optim.chain(optim.clip_by_global_norm(self.clip_norm), transform)
+        )
 
     def _split(self, X: Array, targets: Array, rng: np.random.Generator) -> tuple[Any, Any]:
         if not self.early_stopping:
@@ -386,7 +401,8 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         held = min(max(1, round(self.validation_fraction * len(order))), len(order) - 1)
         xp = _array.namespace(X)
         parts = [_array.from_numpy(part, X) for part in (order[held:], order[:held])]
-        return tuple((xp.take(X, part, axis=0), xp.take(targets, part, axis=0)) for part in parts)
+        training, held_out = ((xp.take(X, part, axis=0), xp.take(targets, part, axis=0)) for part in parts)
+        return training, held_out
 
     def _finish(self, fit: Fit) -> None:
         self.params_, self.n_iter_ = fit.params, max(1, fit.iterations)
@@ -395,7 +411,9 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             warnings.warn("Training was interrupted; the parameters reached are kept.", stacklevel=3)
         elif not fit.converged:
             warnings.warn(
-                f"Training ended at max_iter={self.max_iter} before it converged.", ConvergenceWarning, stacklevel=3
+                f"Training ended at max_iter={self.max_iter} before it converged.",
+                ConvergenceWarning,
+                stacklevel=3,
             )
 
 

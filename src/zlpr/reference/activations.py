@@ -90,11 +90,15 @@ def relu(x: float) -> tuple[Any, Any]:
     >>> print(relu(-1.0)[0])
     0.0
     """
-    return (mp.mpf(x), mp.mpf(1)) if x > 0 else (mp.mpf(0) if x <= 0 else mp.nan, mp.mpf(0) if x <= 0 else mp.nan)
+    return (
+        (mp.mpf(x), mp.mpf(1))
+        if x > 0
+        else (mp.mpf(0) if x <= 0 else mp.nan, mp.mpf(0) if x <= 0 else mp.nan)
+    )
 
 
 def gelu(x: float, approximate: str = "none") -> tuple[Any, Any]:
-    """x Φ(x) or one of its two approximations, and the derivative.
+    """X Φ(x) or one of its two approximations, and the derivative.
 
     Parameters
     ----------

@@ -51,12 +51,14 @@ def zlpr_loss(
     >>> nstr(zlpr_loss([1.5, -0.5, 0.25, -2.0, 3.0], [1, 0, 1, 0, 0]).value, 12)
     '3.77727837903'
     """
-    with mp.workdps(_DIGITS):
+    with mp.workdps(_DIGITS + _digits_spanned([*map(mp.mpf, scores)])):
         counts = [True] * len(scores) if mask is None else mask
         t = [(1 - mp.mpf(label_smoothing)) * mp.mpf(y) + mp.mpf(label_smoothing) / 2 for y in targets]
         above = [mp.mpf(s) - mp.mpf(threshold) for s in scores]
         p, p_none, log_p = _shares(above, [1 - w if c else mp.mpf(0) for w, c in zip(t, counts, strict=True)])
-        q, q_none, log_q = _shares([-z for z in above], [w if c else mp.mpf(0) for w, c in zip(t, counts, strict=True)])
+        q, q_none, log_q = _shares(
+            [-z for z in above], [w if c else mp.mpf(0) for w, c in zip(t, counts, strict=True)]
+        )
         return Exact(
             log_p + log_q,
             [a - b for a, b in zip(p, q, strict=True)],
@@ -74,16 +76,19 @@ def _shares(exponents: list[Any], weights: list[Any]) -> tuple[list[Any], Any, A
     infinite = [z == mp.inf for z in present]
     if any(infinite):
         held = mp.fsum(w for w, i in zip(weights, infinite, strict=True) if i)
-        return [w / held if i else mp.mpf(0) for w, i in zip(weights, infinite, strict=True)], mp.mpf(0), mp.inf
+        return (
+            [w / held if i else mp.mpf(0) for w, i in zip(weights, infinite, strict=True)],
+            mp.mpf(0),
+            mp.inf,
+        )
     terms = [w * mp.exp(z) if w > 0 else mp.mpf(0) for z, w in zip(present, weights, strict=True)]
-    total = mp.fsum(terms)
-    with mp.extradps(_digits_between(total)):
-        return [term / (1 + total) for term in terms], 1 / (1 + total), mp.log(1 + total)
+    total = 1 + mp.fsum(terms)
+    return [term / total for term in terms], 1 / total, mp.log(total)
 
 
-def _digits_between(total: Any) -> int:
-    """Further digits, so that 1 + total keeps those of either."""
-    return int(abs(mp.log10(total))) + 1 if total > 0 else 0
+def _digits_spanned(exponents: list[Any]) -> int:
+    """Decimal digits between the smallest and the largest exponential: so many more are needed to add them."""
+    return int(2 * max((abs(z) for z in exponents if mp.isfinite(z)), default=0) / mp.ln(10)) + 1
 
 
 def sigmoid_cross_entropy(
@@ -114,7 +119,7 @@ def sigmoid_cross_entropy(
     >>> nstr(sigmoid_cross_entropy([0.0], [1]).value, 10)
     '0.6931471806'
     """
-    with mp.workdps(_DIGITS):
+    with mp.workdps(_DIGITS + _digits_spanned([*map(mp.mpf, scores)])):
         value, gradient, hessian = mp.mpf(0), [], []
         for i, (s, y) in enumerate(zip(scores, targets, strict=True)):
             t = (1 - mp.mpf(label_smoothing)) * mp.mpf(y) + mp.mpf(label_smoothing) / 2
@@ -156,9 +161,13 @@ def softmax_cross_entropy(
     >>> nstr(softmax_cross_entropy([50.0, 0.0], 0).value, 6)
     '1.92875e-22'
     """
-    with mp.workdps(_DIGITS):
+    with mp.workdps(_DIGITS + _digits_spanned([*map(mp.mpf, scores)])):
         counts = [True] * len(scores) if mask is None else list(mask)
-        t = [mp.mpf(i == target) for i in range(len(scores))] if isinstance(target, int) else [*map(mp.mpf, target)]
+        t = (
+            [mp.mpf(i == target) for i in range(len(scores))]
+            if isinstance(target, int)
+            else [*map(mp.mpf, target)]
+        )
         t = [w if c else mp.mpf(0) for w, c in zip(t, counts, strict=True)]
         mass, even = mp.fsum(t), mp.fsum(t) / max(1, sum(map(bool, counts)))
         t = [
@@ -180,9 +189,5 @@ def _softmax(scores: list[Any]) -> tuple[list[Any], list[Any]]:
         holds = [s == top for s in scores]
         n = sum(holds)
         return [mp.mpf(h) / n for h in holds], [mp.log(n) if h else mp.inf for h in holds]
-    first = scores.index(top)
-    others = mp.fsum(mp.exp(s - top) for i, s in enumerate(scores) if i != first)
-    with mp.extradps(_digits_between(others)):
-        total = mp.fsum(mp.exp(s - top) for s in scores)
-        log_total = mp.log(total)
-        return [mp.exp(s - top) / total for s in scores], [log_total + (top - s) for s in scores]
+    total = mp.fsum(mp.exp(s - top) for s in scores)
+    return [mp.exp(s - top) / total for s in scores], [mp.log(total) + (top - s) for s in scores]
