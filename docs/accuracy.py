@@ -1,6 +1,6 @@
-"""Errors of the losses against their mpmath twins, on every installed library: python docs/accuracy.py > docs/accuracy.md.
+"""Errors of the losses against their mpmath twins on every installed library, as a page of Markdown.
 
-Needs the ``validate`` extra; takes about a minute.
+``python docs/accuracy.py > docs/accuracy.md``; needs the ``validate`` extra and about a minute.
 """
 
 from __future__ import annotations
@@ -210,21 +210,21 @@ inputs. Each entry reads value / gradient.
 
 ## Random rows
 
-Largest errors in ulp of the dtype: of a value in its own, of a gradient in that of the largest entry of its row. Rows of
-1, 7, 100 and 1000 classes with normal scores of deviation 1, 3 and 30, seeded; `reduction="none"`. Half precisions are
-computed in float32 and rounded once, which alone costs half a unit.
+Largest errors in ulp of the dtype: of a value in its own, of a gradient in that of the largest entry of its row. Rows
+of 1, 7, 100 and 1000 classes with normal scores of deviation 1, 3 and 30, seeded; `reduction="none"`. Half precisions
+are computed in float32 and rounded once, which alone costs half a unit.
 
 {random}
 
-Where labels are soft, an entry of the gradient is a difference of two terms that may nearly cancel, in ZLPR p - q. The
-error does not shrink with the difference. In ulp of the largest term of the row, the same gradients are off by:
+Where labels are soft, an entry of the gradient is a difference of two terms that may nearly cancel, in ZLPR p - q.
+The error does not shrink with the difference. In ulp of the largest term of the row, the same gradients are off by:
 
 {terms}
 
 ## Confident right answers
 
-Relative errors, of the gradient the worst entry's. ZLPR and sigmoid cross-entropy: two positives at the margin given and
-eight negatives at its opposite. Softmax cross-entropy: the target at the margin, nine others at 0.
+Relative errors, of the gradient the worst entry's. ZLPR and sigmoid cross-entropy: two positives at the margin given
+and eight negatives at its opposite. Softmax cross-entropy: the target at the margin, nine others at 0.
 
 {saturated}
 

@@ -309,7 +309,8 @@ class RowLoss(Rule):
             values, gradients = self.kernel(rows, shares, **rows.options)
             return values, *(gradients[name] for name in needs)
 
-        return self._walk(kernel, call, needs, shares, buffer=buffer)
+        memory = (None, *(buffer if name == "scores" else None for name in needs))
+        return self._walk(kernel, call, needs, shares, memory=memory)
 
     def _walk(
         self,
@@ -317,7 +318,7 @@ class RowLoss(Rule):
         call: _Call,
         needs: tuple[str, ...],
         *extra: Array | None,
-        buffer: Array | None = None,
+        memory: Sequence[Array | None] = (),
     ) -> Any:
         """`kernel` over blocks of the call's rows; every two-dimensional result goes back to the scores' dtype."""
         dtype, compute = call.scores.dtype, _array.compute_dtype(call.scores)
@@ -330,9 +331,10 @@ class RowLoss(Rule):
             mask: Array | None,
             threshold: Array | None,
             offset: Array | None,
-            *rest: Array | None,
+            *rest: Any,
         ) -> tuple[Array | None, ...]:
-            *extra, buffer = rest
+            *extra, places = rest
+            buffer = next((place for place in places if place is not None), None)
             xp = _array.namespace(scores)
             scores = xp.astype(scores, compute, copy=False)
             if offset is not None:
@@ -347,7 +349,7 @@ class RowLoss(Rule):
             return tuple(r if r.ndim == 1 else xp.astype(r, dtype, copy=False) for r in results)
 
         return _walk.walk_rows(
-            block, call.scores, call.targets, call.mask, threshold, offset, *extra, buffer=buffer
+            block, call.scores, call.targets, call.mask, threshold, offset, *extra, memory=memory
         )
 
     def _prepare(

@@ -8,8 +8,9 @@ would not fit; arrays in a trace go whole. Dask arrays will go through ``map_blo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from zlpr import _array
 from zlpr._array import Array
 
 RowKernel = Callable[..., tuple[Array | None, ...]]
+_Block = tuple[slice, EllipsisType]  # the standard has no index of the first axis alone
 
 _HOST_BLOCK_ELEMENTS = {"numpy": 1 << 17, "torch": 1 << 20}  # PyTorch's own threads want more work at a time
 _DEVICE_BLOCK_BYTES = 1 << 28
@@ -34,8 +36,8 @@ def _block_rows(lead: Array) -> int:
     return max(1, _DEVICE_BLOCK_BYTES // (width * _array.itemsize(lead)))
 
 
-def _blocks(rows: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+def _blocks(rows: int, step: int) -> Iterator[_Block]:
+    return ((slice(start, min(start + step, rows)), ...) for start in range(0, rows, step))
 
 
 def quiet(x: Array) -> AbstractContextManager[Any]:
@@ -43,24 +45,24 @@ def quiet(x: Array) -> AbstractContextManager[Any]:
     return nullcontext() if _array.library(x) in ("torch", "jax") else np.errstate(all="ignore")
 
 
-def _take(x: Array | None, rows: slice) -> Array | None:
-    return None if x is None else x[rows]
+def _take(x: Array | None, block: _Block) -> Array | None:
+    return None if x is None else x[block]
 
 
 def walk_rows(
-    kernel: RowKernel, *inputs: Array | None, buffer: Array | None = None
+    kernel: RowKernel, *inputs: Array | None, memory: Sequence[Array | None] = ()
 ) -> tuple[Array | None, ...]:
     """Apply `kernel` to blocks of rows and put the row-aligned results together.
 
     Parameters
     ----------
     kernel : callable
-        ``kernel(*input_blocks, buffer_block) -> tuple`` of arrays aligned with the block's rows, or None.
-        A result that is the buffer's block itself has been written in place.
+        ``kernel(*input_blocks, memory_blocks) -> tuple`` of arrays aligned with the block's rows, or None.
+        A result that is its memory's block itself has been written in place.
     *inputs : (B, ...) arrays or None
         The first one, of two dimensions, decides the blocks.
-    buffer : (B, ...) array, optional
-        Memory for one of the results; only host arrays are written to.
+    memory : sequence of (B, ...) arrays or None
+        Where each of the results is to be put, on the host; allocated where it is None or missing.
 
     Returns
     -------
@@ -71,16 +73,19 @@ def walk_rows(
     rows, step = lead.shape[0], _block_rows(lead)  # type: ignore[union-attr]  # the first input is an array
     with quiet(lead):
         if rows <= step:
-            return kernel(*inputs, buffer)
+            return kernel(*inputs, memory)
         _array.keep_freed_blocks()
         results: list[Array | None] = []
         for block in _blocks(rows, step):
-            part = buffer if buffer is None else buffer[block]
-            values = kernel(*(_take(x, block) for x in inputs), part)
+            places = [_take(x, block) for x in memory]
+            values = kernel(*(_take(x, block) for x in inputs), places)
             if not results:
-                results = [buffer if v is part else _empty_like_rows(v, rows) for v in values]
-            for whole, value in zip(results, values, strict=True):
-                if whole is not None and value is not part:
+                results = [
+                    _empty_like_rows(v, rows) if i >= len(memory) or memory[i] is None else memory[i]
+                    for i, v in enumerate(values)
+                ]
+            for i, (whole, value) in enumerate(zip(results, values, strict=True)):
+                if whole is not None and not (i < len(places) and value is places[i]):
                     whole[block] = value
     return tuple(results)
 

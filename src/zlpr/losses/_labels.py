@@ -83,6 +83,17 @@ class Finite(Dense):
     def dense(self) -> Dense:
         return Dense(self.positives, self.weights)
 
+    def exponents(self, scores: Array, buffer: Array | None) -> Array:
+        at_positives = scores * self.weights
+        if buffer is None:
+            z = scores - at_positives
+        else:
+            z = buffer
+            z[...] = scores
+            z -= at_positives
+        z -= at_positives
+        return z
+
     def split(self, terms: Array) -> Split:
         positives = terms * self.weights
         return _ops.subtract_(terms, positives), positives
@@ -108,12 +119,9 @@ class Indexed(Dense):
         else:
             z = buffer
             z[...] = scores
-        return self.folded(z, -1)
-
-    def folded(self, terms: Array, sign: int) -> Array:
-        flat = self._flat(terms)
-        flat[self.positions] = sign * flat[self.positions]
-        return terms
+        flat = self._flat(z)
+        flat[self.positions] = -flat[self.positions]
+        return z
 
     def split(self, terms: Array) -> Split:
         flat = self._flat(terms)
@@ -226,9 +234,8 @@ class _MultiLabel:
             return Weighted((1 - positive) * keep + spread, positive * keep + spread), valid
         positives = targets if _array.kind(targets) == "bool" else targets != 0
         if where == "host":
-            positions = _ops.flat_positions(positives)
-            if positions.shape[0] * _INDEX_SHARE <= positives.shape[0] * positives.shape[1]:
-                return Indexed(positives, positions, scores), valid
+            if int(xp.count_nonzero(positives)) * _INDEX_SHARE <= positives.shape[0] * positives.shape[1]:
+                return Indexed(positives, _ops.flat_positions(positives), scores), valid
             return Finite(positives, scores), valid
         return Dense(positives, scores), valid
 

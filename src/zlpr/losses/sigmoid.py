@@ -77,7 +77,7 @@ def sigmoid_cross_entropy(
     >>> print(round(float(value), 6), gradient)
     1.386294 [[-0.5  0.5]]
     """
-    labels = rows.labels if positive_weight is None else rows.labels.dense()
+    labels = rows.labels.dense()
     z, tail = _exponents_and_tails(rows, labels)
     xp = _array.namespace(z)
     values = _ops.row_sum(labels.weighed(_ops.relu(z) + xp.log1p(tail), positive_weight))

@@ -187,7 +187,7 @@ def _shifted(
     if 0 in z.shape or (rows.host and float(xp.max(z)) <= limit):
         return labels, z, (None, None)
     labels = labels.dense()
-    z = labels.counting(z, rows.mask)
+    z = labels.counting(labels.exponents(rows.scores, None), rows.mask)
     negative, positive = (xp.ceil(_ops.relu(top - limit)) for top in labels.tops(z))
     shift = labels.spread(negative, positive)
     at_infinity = _ops.where(z == math.inf, 0.0, -math.inf, z)

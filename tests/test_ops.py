@@ -1,0 +1,222 @@
+"""Each fast form against the generic one and against exact sums; the primitives at ties, at width 0, in every dtype."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from mpmath import mp
+
+from _exact import assert_ulps
+from zlpr import _array, _ops
+
+WIDE = ("float32", "float64")
+TABLES = {"exp_": "_EXP_", "relu": "_RELU", "segment_sum": "_SEGMENT_SUM"}
+
+
+def generic(monkeypatch, name):
+    """The primitive with its table of fast forms emptied."""
+    monkeypatch.setattr(_ops, TABLES[name], {})
+    return getattr(_ops, name)
+
+
+def exact_sums(rows):
+    """Correctly rounded sums of rows: beside them, half an ulp of float32 is seen."""
+    return [[mp.mpf(math.fsum(map(float, row)))] for row in rows]
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_exp_agrees_with_its_generic_form(xp, monkeypatch, dtype):
+    x = np.linspace(-80, 80, 65).astype(dtype)[:, None]
+    with mp.workdps(40):
+        exact = [[mp.exp(mp.mpf(float(entry)))] for entry in x[:, 0]]
+    assert_ulps(xp, _ops.exp_(xp.asarray(x)), exact, dtype, 2)  # every library's own exp is within 2 ulp
+    assert_ulps(xp, generic(monkeypatch, "exp_")(xp.asarray(x)), exact, dtype, 2)
+
+
+@pytest.mark.library("numpy", "torch")
+def test_exp_works_in_the_memory_of_its_argument(xp):
+    x = xp.asarray(np.asarray([0.0, 1.0]))
+    assert _ops.exp_(x) is x
+    np.testing.assert_allclose(xp.to_numpy(x), [1.0, math.e], rtol=4e-16)
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_relu_agrees_with_its_generic_form(xp, monkeypatch, dtype):
+    x = np.asarray([-np.inf, -1.5, -0.0, 0.0, 2.5, np.inf, np.nan], dtype=dtype)
+    for form in (_ops.relu, generic(monkeypatch, "relu")):
+        array = xp.asarray(x)
+        result = form(array)
+        xp.assert_like(result, array)
+        assert result.dtype == array.dtype
+        np.testing.assert_array_equal(xp.to_numpy(result), [0, 0, 0, 0, 2.5, np.inf, np.nan])
+        np.testing.assert_array_equal(xp.to_numpy(array), x)  # no temporary of ours: it must stay
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_segment_sum_agrees_with_its_generic_form(xp, monkeypatch, dtype):
+    rng = np.random.default_rng(0)
+    x, segments = rng.random(60).astype(dtype), rng.integers(0, 6, 60)
+    segments[segments == 3] = 5  # a segment in the middle and two at the end stay empty
+    exact = exact_sums([x[segments == i] for i in range(8)])
+    for form in (_ops.segment_sum, generic(monkeypatch, "segment_sum")):
+        # A dozen positive terms added up in whatever order, half an ulp at most for each; 4 was never seen.
+        assert_ulps(xp, form(xp.asarray(x), xp.asarray(segments), 8)[:, None], exact, dtype, 4)
+
+
+def test_segment_sum_of_nothing_is_zero(xp):
+    x, segments = xp.asarray(np.zeros(0, dtype="float32")), xp.asarray(np.zeros(0, dtype="int64"))
+    total = _ops.segment_sum(x, segments, 3)
+    assert total.dtype == xp.float32
+    np.testing.assert_array_equal(xp.to_numpy(total), [0, 0, 0])
+
+
+@pytest.mark.parametrize("width", [1, 512, 1000, 1025, 50000])
+@pytest.mark.parametrize("spread", ["even", "wide"])
+def test_row_sum_is_within_4_ulp_however_long_the_row(xp, width, spread):
+    # One accumulator in float32 would be off by some 100 ulp at 50,000 columns (architecture.md, decision 4).
+    rng = np.random.default_rng(width)
+    rows = (rng.random((4, width)) if spread == "even" else np.exp(rng.normal(size=(4, width)) * 3)).astype(
+        "float32"
+    )
+    with xp.no_sync():
+        total = _ops.row_sum(xp.asarray(rows))
+    assert_ulps(xp, total[:, None], exact_sums(rows), "float32", 4)
+
+
+@pytest.mark.parametrize("width", [3, 1025])
+def test_row_sum_takes_any_leading_axes(xp, width):
+    rows = np.random.default_rng(1).random((2, 3, width))
+    for x, exact in ((rows, rows.sum(axis=-1)), (rows[0, 0], rows[0, 0].sum())):
+        total = _ops.row_sum(xp.asarray(x))
+        assert tuple(total.shape) == x.shape[:-1]
+        np.testing.assert_allclose(xp.to_numpy(total), exact, rtol=4e-15)
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_row_sum_of_an_empty_row_is_zero(xp, dtype):
+    total = _ops.row_sum(xp.asarray(np.zeros((3, 0), dtype=dtype)))
+    assert total.dtype == getattr(xp, dtype)
+    np.testing.assert_array_equal(xp.to_numpy(total), [0, 0, 0])
+
+
+def test_row_sum_lets_nan_and_infinity_through_in_their_rows(xp):
+    rows = np.ones((3, 2000))
+    rows[0, 1999], rows[1, 700] = np.inf, np.nan
+    np.testing.assert_array_equal(xp.to_numpy(_ops.row_sum(xp.asarray(rows))), [np.inf, np.nan, 2000])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("multiply_", [3.0, 8.0]), ("add_", [4.0, 6.0]), ("subtract_", [-2.0, -2.0])]
+)
+def test_arithmetic_on_temporaries(xp, name, expected):
+    x, y = xp.asarray(np.asarray([1.0, 2.0])), xp.asarray(np.asarray([3.0, 4.0]))
+    result = getattr(_ops, name)(x, y)
+    np.testing.assert_array_equal(xp.to_numpy(result), expected)
+    np.testing.assert_array_equal(xp.to_numpy(y), [3.0, 4.0])
+    if _array.place(y) != "traced":
+        np.testing.assert_array_equal(xp.to_numpy(x), expected)  # in its memory
+
+
+@pytest.mark.library("torch")
+@pytest.mark.parametrize("name", ["exp_", "multiply_", "add_", "subtract_"])
+def test_temporaries_in_a_graph_are_not_overwritten(xp, name):
+    # The graph holds them for the backward pass.
+    start = xp.asarray(np.asarray([0.5, -1.0])).requires_grad_(True)
+    x = start * 2
+    kept = x.detach().clone()
+    other = () if name == "exp_" else (xp.asarray(np.asarray([3.0, 4.0])),)
+    (getattr(_ops, name)(x, *other) * x).sum().backward()
+    assert xp.all(x == kept)
+    if other:
+        constant = other[0].clone()
+        getattr(_ops, name)(constant, x)
+        assert xp.all(constant == other[0])
+
+
+@pytest.mark.parametrize(("x", "y"), [(1.0, None), (None, 0.25), (1.0, 0.25), (None, None)])
+def test_where_with_numbers_keeps_the_dtype(xp, x, y):
+    condition = np.asarray([True, False, True])
+    for dtype in xp.dtypes:
+        like = xp.asarray(np.asarray([2.0, 3.0, 4.0]), dtype)
+        result = _ops.where(xp.asarray(condition), like if x is None else x, like if y is None else y, like)
+        xp.assert_like(result, like)
+        assert result.dtype == like.dtype
+        values = [np.asarray([2.0, 3.0, 4.0]) if side is None else side for side in (x, y)]
+        np.testing.assert_array_equal(xp.to_numpy(result), np.where(condition, *values))
+
+
+@pytest.mark.library("numpy", "torch")
+def test_flat_positions_count_along_the_rows(xp):
+    mask = np.asarray([[False, True, True], [False, False, False], [True, False, True]])
+    np.testing.assert_array_equal(xp.to_numpy(_ops.flat_positions(xp.asarray(mask))), [1, 2, 6, 8])
+    np.testing.assert_array_equal(xp.to_numpy(_ops.flat_positions(xp.asarray(mask[1:2]))), [])
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_row_max(xp, dtype):
+    x = np.asarray([[1.0, 3.0, 2.0], [-np.inf, -5.0, -np.inf], [-np.inf] * 3], dtype=dtype)
+    np.testing.assert_array_equal(xp.to_numpy(_ops.row_max(xp.asarray(x))), [3.0, -5.0, -np.inf])
+    empty = xp.asarray(x[:, :0])
+    largest = _ops.row_max(empty)
+    xp.assert_like(largest, empty)
+    assert largest.dtype == empty.dtype
+    np.testing.assert_array_equal(xp.to_numpy(largest), [-np.inf] * 3)
+
+
+def test_first_largest_of_ties(xp):
+    x = np.asarray([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [-np.inf, -np.inf, -np.inf], [0.0, -1.0, 5.0]])
+    array = xp.asarray(x)
+    first = _ops.first_largest(array)
+    xp.assert_like(first, array)
+    assert first.dtype == xp.bool
+    np.testing.assert_array_equal(
+        xp.to_numpy(first),
+        [[False, True, False], [True, False, False], [True, False, False], [False, False, True]],
+    )
+
+
+def test_first_largest_of_an_empty_row(xp):
+    first = _ops.first_largest(xp.asarray(np.zeros((2, 0))))
+    assert tuple(first.shape) == (2, 0)
+    assert first.dtype == xp.bool
+
+
+def pairs(dtype):
+    """Numbers of very different size, whose errors stay normal numbers."""
+    rng = np.random.default_rng(2)
+    x, y = (rng.normal(size=200) * 2.0 ** rng.integers(-30, 30, 200) for _ in range(2))
+    return x.astype(dtype), y.astype(dtype)
+
+
+def assert_exact(x, y, difference, error):
+    for a, b, d, e in zip(x, y, difference, error, strict=True):
+        assert Fraction(float(d)) + Fraction(float(e)) == Fraction(float(a)) - Fraction(float(b))
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_exact_difference_is_exact(xp, dtype):
+    x, y = pairs(dtype)
+    difference, error = map(xp.to_numpy, _ops.exact_difference(xp.asarray(x), xp.asarray(y)))
+    assert difference.dtype == error.dtype == dtype
+    np.testing.assert_array_equal(difference, x - y)
+    assert np.any(error != 0)
+    assert_exact(x, y, difference, error)
+
+
+@pytest.mark.library("jax")
+@pytest.mark.parametrize("dtype", WIDE)
+def test_exact_difference_stays_exact_when_compiled(xp, dtype):
+    import jax
+
+    x, y = pairs(dtype)
+    difference, error = map(xp.to_numpy, jax.jit(_ops.exact_difference)(xp.asarray(x), xp.asarray(y)))
+    assert_exact(x, y, difference, error)  # a compiler that reorders sums would find 0
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_log_max_is_the_largest_exponent(xp, dtype):
+    limit = _ops.log_max(xp.asarray(np.zeros(1, dtype=dtype)))
+    assert limit == pytest.approx(
+        {"float32": 88.72283905206835, "float64": 709.782712893384}[dtype], rel=1e-15
+    )

@@ -1,0 +1,166 @@
+"""Blocks are nobody's business but the walk's: many give what one would, in the memory that was handed in."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from zlpr import _array, _walk
+
+HOSTS = pytest.mark.library("numpy", "torch")
+WIDTH, ROWS = 4, 10
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of twelve elements, three rows of four, on host and device."""
+    monkeypatch.setattr(_walk, "_HOST_BLOCK_ELEMENTS", {"numpy": 12, "torch": 12})
+    monkeypatch.setattr(_walk, "_DEVICE_BLOCK_BYTES", 12 * 8)
+
+
+class Recorder:
+    """A kernel that notes how many rows each block has."""
+
+    def __init__(self, kernel):
+        self.kernel, self.rows = kernel, []
+
+    def __call__(self, *blocks):
+        self.rows.append(int(blocks[0].shape[0]))
+        return self.kernel(*blocks)
+
+
+def matrix(rows=ROWS, width=WIDTH):
+    return np.random.default_rng(0).normal(size=(rows, width))
+
+
+def some_results(x, shift, nothing, buffer):
+    """A result of each kind: a number a row, a row a row, another dtype, none."""
+    assert nothing is None
+    xp = _array.namespace(x)
+    return xp.max(x, axis=1) + shift, x * x, x > 0, None
+
+
+def test_many_blocks_give_what_one_gives(xp, small_blocks):
+    x, shift = matrix(), np.arange(ROWS) * 1.0
+    kernel = Recorder(some_results)
+    blocked = _walk.walk_rows(kernel, xp.asarray(x), xp.asarray(shift), None)
+    assert kernel.rows == ([ROWS] if xp.name == "jax" else [3, 3, 3, 1])
+    for result, expected in zip(blocked, (x.max(axis=1) + shift, x * x, x > 0, None), strict=True):
+        if expected is None:
+            assert result is None
+        else:
+            xp.assert_like(result, xp.asarray(x))
+            np.testing.assert_array_equal(xp.to_numpy(result), expected)
+            assert result.dtype == getattr(xp, str(expected.dtype))
+
+
+def test_few_rows_go_in_one_block(xp):
+    kernel = Recorder(some_results)
+    _walk.walk_rows(kernel, xp.asarray(matrix()), xp.asarray(np.zeros(ROWS)), None)
+    assert kernel.rows == [ROWS]
+
+
+def test_blocks_hold_the_bytes_of_their_dtype(xp, small_blocks):
+    # Twelve elements on a host, as many bytes on a device whatever their type.
+    kernel = Recorder(lambda x, buffer: (x,))
+    _walk.walk_rows(kernel, xp.asarray(matrix(), "float32"))
+    assert kernel.rows == {"jax": [10], "strict": [6, 4], "cupy": [6, 4]}.get(xp.name, [3, 3, 3, 1])
+
+
+def test_a_row_wider_than_a_block_is_one(xp, small_blocks):
+    x = matrix(3, 20)
+    kernel = Recorder(lambda x, buffer: (x + 1,))
+    (result,) = _walk.walk_rows(kernel, xp.asarray(x))
+    assert kernel.rows == ([3] if xp.name == "jax" else [1, 1, 1])
+    np.testing.assert_array_equal(xp.to_numpy(result), x + 1)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (5, 0), (0, 0)])
+def test_nothing_is_one_block(xp, small_blocks, shape):
+    kernel = Recorder(lambda x, buffer: (x + 1, None))
+    result, nothing = _walk.walk_rows(kernel, xp.asarray(np.zeros(shape)))
+    assert tuple(result.shape) == shape
+    assert nothing is None
+    assert kernel.rows == [shape[0]]
+
+
+def doubled_into(x, buffer):
+    """Twice x in the buffer, three times x beside it."""
+    buffer[...] = 2 * x
+    return 3 * x, buffer
+
+
+@HOSTS
+@pytest.mark.parametrize("rows", [2, ROWS])
+def test_what_is_in_the_buffer_is_not_copied(xp, small_blocks, monkeypatch, rows):
+    x = xp.asarray(matrix(rows))
+    buffer = xp.zeros_like(x)
+    made = []
+    monkeypatch.setattr(
+        _walk,
+        "_empty_like_rows",
+        lambda part, n, make=_walk._empty_like_rows: made.append(n) or make(part, n),
+    )
+    beside, inside = _walk.walk_rows(doubled_into, x, buffer=buffer)
+    assert inside is buffer
+    assert made == [rows] * (rows > 3)  # memory for the result beside it alone
+    np.testing.assert_array_equal(xp.to_numpy(inside), 2 * xp.to_numpy(x))
+    np.testing.assert_array_equal(xp.to_numpy(beside), 3 * xp.to_numpy(x))
+
+
+@HOSTS
+def test_a_buffer_that_is_not_used_stays(xp, small_blocks):
+    x = xp.asarray(matrix())
+    buffer = xp.zeros_like(x)
+    (result,) = _walk.walk_rows(lambda x, part: (x + 1,), x, buffer=buffer)
+    assert result is not buffer
+    np.testing.assert_array_equal(xp.to_numpy(buffer), 0)
+    np.testing.assert_array_equal(xp.to_numpy(result), xp.to_numpy(x) + 1)
+
+
+def test_the_inputs_are_cut_alike(xp, small_blocks):
+    x, per_row = matrix(), np.arange(ROWS) * 1.0
+    (result,) = _walk.walk_rows(lambda x, r, buffer: (x * r[:, None],), xp.asarray(x), xp.asarray(per_row))
+    np.testing.assert_array_equal(xp.to_numpy(result), x * per_row[:, None])
+
+
+@pytest.mark.library("torch")
+def test_a_graph_is_walked_whole(xp, small_blocks):
+    x = xp.asarray(matrix()).requires_grad_(True)
+    kernel = Recorder(lambda x, buffer: (x * x,))
+    (result,) = _walk.walk_rows(kernel, x)
+    assert kernel.rows == [ROWS]
+    result.sum().backward()
+    np.testing.assert_array_equal(xp.to_numpy(x.grad), 2 * xp.to_numpy(x))
+
+
+def overflowing(x):
+    """An overflow and a nan: what a kernel meets at its limits."""
+    xp = _array.namespace(x)
+    return xp.exp(x) - xp.exp(x)
+
+
+def test_quiet_silences_what_the_library_reports(xp):
+    x = xp.asarray(np.asarray([1e4, 1.0]))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with _walk.quiet(x):
+            result = overflowing(x)
+    assert not seen
+    np.testing.assert_array_equal(xp.to_numpy(result), [np.nan, 0.0])
+
+
+@pytest.mark.library("numpy", "strict")
+def test_without_quiet_numpy_reports(xp):
+    # So that the test above shows something; and outside the context the caller's own setting is back.
+    x = xp.asarray(np.asarray([1e4, 1.0]))
+    with _walk.quiet(x):
+        overflowing(x)
+    with pytest.warns(RuntimeWarning, match="overflow"), np.errstate(over="warn", invalid="ignore"):
+        overflowing(x)
+
+
+@pytest.mark.parametrize("rows", [2, ROWS])
+def test_a_walk_is_quiet(xp, small_blocks, rows):
+    (result,) = _walk.walk_rows(lambda x, buffer: (overflowing(x),), xp.asarray(np.full((rows, WIDTH), 1e4)))
+    assert np.all(np.isnan(xp.to_numpy(result)))
