@@ -22,7 +22,9 @@ from zlpr.losses import zlpr_loss
 SHAPES = ((256, 100), (4096, 1000), (512, 50_000))
 
 
-def popular_torch(scores: np.ndarray, targets: np.ndarray, threads: int | None) -> Callable[[], object] | None:
+def popular_torch(
+    scores: np.ndarray, targets: np.ndarray, threads: int | None
+) -> Callable[[], object] | None:
     """The dense form that circulates, under autograd; None without PyTorch."""
     try:
         import torch

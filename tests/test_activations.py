@@ -298,7 +298,7 @@ def test_a_numpy_scalar_is_an_array_without_axes(rule, opts):
     for x in (np.float64(0.5), np.asarray(0.5)):
         assert [*rule.value_and_grad(x, **opts)] == [plain[0], slope[0]]
     assert compose(softplus, rule)(np.asarray(0.5)) == pytest.approx(float(softplus(rule(np.asarray(0.5)))))
-    with pytest.raises(TypeError, match="^x must have a real floating dtype"):
+    with pytest.raises(TypeError, match=r"^x must have a real floating dtype"):
         rule(np.int64(1), **opts)
 
 

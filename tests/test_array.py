@@ -1,4 +1,4 @@
-"""The one file that asks whose an array is: names, places, dtypes, the checks at the boundary, ways to NumPy and back."""
+"""The one file that asks whose an array is: names, places, dtypes, checks at the boundary, ways to NumPy."""
 
 import array_api_compat
 import numpy as np

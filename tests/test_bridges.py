@@ -53,7 +53,9 @@ def test_torch_rules_with_trees_of_parameters(torch):
     weight, bias, x = (leaf(torch, rng.normal(size=n)) for n in ((6, 3), (3,), (4, 6)))
     stack = sequential(dense, gelu)
     assert torch.autograd.gradcheck(lambda w, b, x: stack(({"weight": w, "bias": b},), x), (weight, bias, x))
-    assert torch.autograd.gradgradcheck(lambda w, b, x: stack(({"weight": w, "bias": b},), x), (weight, bias, x))
+    assert torch.autograd.gradgradcheck(
+        lambda w, b, x: stack(({"weight": w, "bias": b},), x), (weight, bias, x)
+    )
 
 
 @pytest.mark.library("torch")
@@ -93,8 +95,12 @@ def test_torch_no_graph_without_need(torch):
 
 
 @pytest.mark.library("torch")
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")  # array-api-compat's, harmless
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own tracing does it
+@pytest.mark.filterwarnings(
+    "ignore:Dynamo detected a call to a `functools.lru_cache`"
+)  # array-api-compat's, harmless
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # Dynamo's own tracing does it
 def test_torch_compiles_without_a_graph_break(torch):
     scores, hard, soft, _ = inputs()
     s, y = leaf(torch, scores), torch.tensor(hard)
@@ -131,7 +137,9 @@ def test_jax_forward_and_reverse_mode_to_second_order(jax, reduction):
     check_grads(lambda s: zlpr_loss(array(s), hard, reduction=reduction), (scores,), order=2)
     check_grads(lambda s, t: zlpr_loss(array(s), array(t), reduction=reduction), (scores, soft), order=2)
     check_grads(
-        lambda s, h: zlpr_loss(array(s), hard, threshold=array(h), reduction=reduction), (scores, thresholds), order=2
+        lambda s, h: zlpr_loss(array(s), hard, threshold=array(h), reduction=reduction),
+        (scores, thresholds),
+        order=2,
     )
     check_grads(lambda x: softplus(array(x)), (scores,), order=2)
 
@@ -140,7 +148,9 @@ def test_jax_forward_and_reverse_mode_to_second_order(jax, reduction):
 def test_jax_jit_vmap_and_hessian(jax):
     scores, hard, *_ = map(jax.numpy.asarray, inputs())
     by_row = jax.vmap(jax.grad(lambda s, y: zlpr_loss(s, y, reduction="sum")))(scores, hard)
-    np.testing.assert_allclose(by_row, zlpr_loss.value_and_grad(scores, hard, reduction="none")[1], atol=1e-16)
+    np.testing.assert_allclose(
+        by_row, zlpr_loss.value_and_grad(scores, hard, reduction="none")[1], atol=1e-16
+    )
     hessian = jax.jit(jax.hessian(lambda s: zlpr_loss(s, hard[0], reduction="sum")))(scores[0])
     v = jax.numpy.arange(6.0)
     np.testing.assert_allclose(hessian @ v, zlpr_loss.hvp(scores[0], hard[0], v, reduction="sum"), atol=1e-15)
@@ -167,7 +177,9 @@ def _compilations(jax):
 @pytest.mark.library("jax")
 def test_jax_rules_with_trees_of_parameters(jax):
     rng = np.random.default_rng(2)
-    params = ({"weight": jax.numpy.asarray(rng.normal(size=(6, 3))), "bias": jax.numpy.asarray(rng.normal(size=3))},)
+    params = (
+        {"weight": jax.numpy.asarray(rng.normal(size=(6, 3))), "bias": jax.numpy.asarray(rng.normal(size=3))},
+    )
     x = jax.numpy.asarray(rng.normal(size=(4, 6)))
     stack = sequential(dense, gelu)
     theirs = jax.grad(lambda p: stack(p, x).sum())(params)

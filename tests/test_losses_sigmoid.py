@@ -80,7 +80,9 @@ def test_scikit_learn_agrees():
     value, gradient, hessian = sigmoid_cross_entropy.value_grad_hess(
         scores[:, None], targets[:, None], reduction="none"
     )
-    np.testing.assert_allclose(value, oracle.loss(targets, scores), rtol=1e-13, atol=1e-14)  # theirs is exact to 1e-15 of 1
+    np.testing.assert_allclose(
+        value, oracle.loss(targets, scores), rtol=1e-13, atol=1e-14
+    )  # theirs is exact to 1e-15 of 1
     their_gradient, their_hessian = oracle.gradient_hessian(targets, scores)
     np.testing.assert_allclose(gradient[:, 0], their_gradient, rtol=1e-13, atol=1e-16)
     np.testing.assert_allclose(hessian[:, 0], their_hessian, atol=1e-15)  # theirs is p (1 - p), which cancels

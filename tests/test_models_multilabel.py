@@ -35,7 +35,9 @@ def fitted(X, Y, **params):
 
 
 @pytest.mark.filterwarnings("ignore")  # scikit-learn's checks raise what they want to see
-@pytest.mark.parametrize("model", [MultilabelClassifier(max_iter=60, random_state=0), MultilabelClassifier(**LINEAR)])
+@pytest.mark.parametrize(
+    "model", [MultilabelClassifier(max_iter=60, random_state=0), MultilabelClassifier(**LINEAR)]
+)
 def test_scikit_learn_checks(model):
     results = check_estimator(model, on_fail=None, on_skip=None)
     failed = [f"{r['check_name']}: {r['exception']}" for r in results if r["status"] == "failed"]
@@ -51,7 +53,9 @@ SKIPPED = {
 }
 
 
-@pytest.mark.parametrize("params", [{"max_iter": 50}, {"max_iter": 50, "loss": "sigmoid", "activation": "relu"}])
+@pytest.mark.parametrize(
+    "params", [{"max_iter": 50}, {"max_iter": 50, "loss": "sigmoid", "activation": "relu"}]
+)
 def test_one_seed_gives_the_same_model_on_every_library(xp, data, params):
     # The bound: max |Δ| / max |score| at most 1e-9 in float64 after 50 epochs.
     X, Y = data
@@ -144,7 +148,13 @@ def test_early_stopping_keeps_the_best_epoch(xp, data):
 def test_noise_clipping_and_smoothing_reach_the_training(data):
     X, Y = data
     plain = fitted(X, Y, max_iter=3).decision_function(X)
-    for change in ({"noise": 0.3}, {"clip_norm": 1e-3}, {"label_smoothing": 0.2}, {"alpha": 0.1}, {"batch_size": 7}):
+    for change in (
+        {"noise": 0.3},
+        {"clip_norm": 1e-3},
+        {"label_smoothing": 0.2},
+        {"alpha": 0.1},
+        {"batch_size": 7},
+    ):
         assert np.max(np.abs(fitted(X, Y, max_iter=3, **change).decision_function(X) - plain)) > 1e-6
 
 

@@ -1,4 +1,4 @@
-"""Layers against their formulas in NumPy, and against differences; parameters that one seed makes the same everywhere."""
+"""Layers against their formulas in NumPy, and against differences; one seed, the same parameters everywhere."""
 
 import numpy as np
 import pytest
@@ -162,7 +162,7 @@ def test_sequential_in_sequential(xp, stack):
 
 
 def test_a_stack_needs_a_layer():
-    with pytest.raises(ValueError, match="^sequential needs at least one layer, got none$"):
+    with pytest.raises(ValueError, match=r"^sequential needs at least one layer, got none$"):
         sequential()
 
 

@@ -11,7 +11,7 @@ from _exact import assert_ulps
 from zlpr import _array, _ops
 
 WIDE = ("float32", "float64")
-TABLES = {"exp_": "_EXP_", "relu": "_RELU", "segment_sum": "_SEGMENT_SUM"}
+TABLES = {"exp_": "_EXP_", "relu": "_RELU", "row_sum": "_SUM", "segment_sum": "_SEGMENT_SUM"}
 
 
 def generic(monkeypatch, name):
@@ -82,6 +82,27 @@ def test_row_sum_is_within_4_ulp_however_long_the_row(xp, width, spread):
     with xp.no_sync():
         total = _ops.row_sum(xp.asarray(rows))
     assert_ulps(xp, total[:, None], exact_sums(rows), "float32", 4)
+
+
+@pytest.mark.parametrize("width", [1, 33, 257, 1025])
+def test_row_sum_agrees_with_its_generic_form(xp, monkeypatch, width):
+    rows = np.random.default_rng(width).random((4, width))
+    fast = xp.to_numpy(_ops.row_sum(xp.asarray(rows)))
+    slow = xp.to_numpy(generic(monkeypatch, "row_sum")(xp.asarray(rows)))
+    np.testing.assert_allclose(
+        fast, slow, rtol=1e-13
+    )  # a library's own sum of a thousand terms: some hundred ulp
+
+
+@pytest.mark.library("jax")
+@pytest.mark.parametrize("width", [512, 1000, 50000])
+def test_row_sum_stays_within_4_ulp_when_fused(xp, width):
+    # XLA's own sum, fused with the product under it, adds the terms one by one.
+    import jax
+
+    rows = np.random.default_rng(width).random((4, width)).astype("float32")
+    total = jax.jit(lambda x: _ops.row_sum(0.5 * x))(xp.asarray(rows))  # halves are exact
+    assert_ulps(xp, total[:, None], exact_sums(0.5 * rows), "float32", 4)
 
 
 @pytest.mark.parametrize("width", [3, 1025])

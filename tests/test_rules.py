@@ -188,7 +188,7 @@ def test_compose_takes_the_first_input_of_a_rule(xp):
 
 
 def test_compose_needs_a_rule():
-    with pytest.raises(ValueError, match="^compose needs at least one rule, got none$"):
+    with pytest.raises(ValueError, match=r"^compose needs at least one rule, got none$"):
         compose()
 
 

@@ -33,7 +33,7 @@ def matrix(rows=ROWS, width=WIDTH):
     return np.random.default_rng(0).normal(size=(rows, width))
 
 
-def some_results(x, shift, nothing, buffer):
+def some_results(x, shift, nothing, memory):
     """A result of each kind: a number a row, a row a row, another dtype, none."""
     assert nothing is None
     xp = _array.namespace(x)
@@ -62,14 +62,14 @@ def test_few_rows_go_in_one_block(xp):
 
 def test_blocks_hold_the_bytes_of_their_dtype(xp, small_blocks):
     # Twelve elements on a host, as many bytes on a device whatever their type.
-    kernel = Recorder(lambda x, buffer: (x,))
+    kernel = Recorder(lambda x, memory: (x,))
     _walk.walk_rows(kernel, xp.asarray(matrix(), "float32"))
     assert kernel.rows == {"jax": [10], "strict": [6, 4], "cupy": [6, 4]}.get(xp.name, [3, 3, 3, 1])
 
 
 def test_a_row_wider_than_a_block_is_one(xp, small_blocks):
     x = matrix(3, 20)
-    kernel = Recorder(lambda x, buffer: (x + 1,))
+    kernel = Recorder(lambda x, memory: (x + 1,))
     (result,) = _walk.walk_rows(kernel, xp.asarray(x))
     assert kernel.rows == ([3] if xp.name == "jax" else [1, 1, 1])
     np.testing.assert_array_equal(xp.to_numpy(result), x + 1)
@@ -77,57 +77,52 @@ def test_a_row_wider_than_a_block_is_one(xp, small_blocks):
 
 @pytest.mark.parametrize("shape", [(0, 4), (5, 0), (0, 0)])
 def test_nothing_is_one_block(xp, small_blocks, shape):
-    kernel = Recorder(lambda x, buffer: (x + 1, None))
+    kernel = Recorder(lambda x, memory: (x + 1, None))
     result, nothing = _walk.walk_rows(kernel, xp.asarray(np.zeros(shape)))
     assert tuple(result.shape) == shape
     assert nothing is None
     assert kernel.rows == [shape[0]]
 
 
-def doubled_into(x, buffer):
-    """Twice x in the buffer, three times x beside it."""
-    buffer[...] = 2 * x
-    return 3 * x, buffer
+def doubled_into(x, memory):
+    """Three times x in an array of its own, twice x in the memory of the second result."""
+    memory[1][...] = 2 * x
+    return 3 * x, memory[1]
 
 
 @HOSTS
 @pytest.mark.parametrize("rows", [2, ROWS])
-def test_what_is_in_the_buffer_is_not_copied(xp, small_blocks, monkeypatch, rows):
+def test_what_is_in_its_memory_is_not_copied(xp, small_blocks, monkeypatch, rows):
     x = xp.asarray(matrix(rows))
-    buffer = xp.zeros_like(x)
-    made = []
-    monkeypatch.setattr(
-        _walk,
-        "_empty_like_rows",
-        lambda part, n, make=_walk._empty_like_rows: made.append(n) or make(part, n),
-    )
-    beside, inside = _walk.walk_rows(doubled_into, x, buffer=buffer)
+    buffer, made, make = xp.zeros_like(x), [], _walk._empty_like_rows
+    monkeypatch.setattr(_walk, "_empty_like_rows", lambda part, n: made.append(n) or make(part, n))
+    beside, inside = _walk.walk_rows(doubled_into, x, memory=(None, buffer))
     assert inside is buffer
-    assert made == [rows] * (rows > 3)  # memory for the result beside it alone
+    assert made == [rows] * (rows > 3)  # for the first result alone
     np.testing.assert_array_equal(xp.to_numpy(inside), 2 * xp.to_numpy(x))
     np.testing.assert_array_equal(xp.to_numpy(beside), 3 * xp.to_numpy(x))
 
 
 @HOSTS
-def test_a_buffer_that_is_not_used_stays(xp, small_blocks):
+def test_what_the_kernel_put_elsewhere_is_moved_to_its_memory(xp, small_blocks):
     x = xp.asarray(matrix())
     buffer = xp.zeros_like(x)
-    (result,) = _walk.walk_rows(lambda x, part: (x + 1,), x, buffer=buffer)
-    assert result is not buffer
-    np.testing.assert_array_equal(xp.to_numpy(buffer), 0)
-    np.testing.assert_array_equal(xp.to_numpy(result), xp.to_numpy(x) + 1)
+    result, other = _walk.walk_rows(lambda x, memory: (x + 1, x - 1), x, memory=(buffer,))
+    assert result is buffer
+    np.testing.assert_array_equal(xp.to_numpy(buffer), xp.to_numpy(x) + 1)
+    np.testing.assert_array_equal(xp.to_numpy(other), xp.to_numpy(x) - 1)
 
 
 def test_the_inputs_are_cut_alike(xp, small_blocks):
     x, per_row = matrix(), np.arange(ROWS) * 1.0
-    (result,) = _walk.walk_rows(lambda x, r, buffer: (x * r[:, None],), xp.asarray(x), xp.asarray(per_row))
+    (result,) = _walk.walk_rows(lambda x, r, memory: (x * r[:, None],), xp.asarray(x), xp.asarray(per_row))
     np.testing.assert_array_equal(xp.to_numpy(result), x * per_row[:, None])
 
 
 @pytest.mark.library("torch")
 def test_a_graph_is_walked_whole(xp, small_blocks):
     x = xp.asarray(matrix()).requires_grad_(True)
-    kernel = Recorder(lambda x, buffer: (x * x,))
+    kernel = Recorder(lambda x, memory: (x * x,))
     (result,) = _walk.walk_rows(kernel, x)
     assert kernel.rows == [ROWS]
     result.sum().backward()
@@ -162,5 +157,5 @@ def test_without_quiet_numpy_reports(xp):
 
 @pytest.mark.parametrize("rows", [2, ROWS])
 def test_a_walk_is_quiet(xp, small_blocks, rows):
-    (result,) = _walk.walk_rows(lambda x, buffer: (overflowing(x),), xp.asarray(np.full((rows, WIDTH), 1e4)))
+    (result,) = _walk.walk_rows(lambda x, memory: (overflowing(x),), xp.asarray(np.full((rows, WIDTH), 1e4)))
     assert np.all(np.isnan(xp.to_numpy(result)))

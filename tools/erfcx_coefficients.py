@@ -21,7 +21,9 @@ def coefficients(terms: int = TERMS, points: int = 128) -> list[mp.mpf]:
             u = SCALE * (1 + t) / (1 - t)
             values.append((1 + 2 * u) * (mp.exp(u * u) * mp.erfc(u) if u < 50 else _erfcx_series(u)))
         return [
-            mp.fsum(v * mp.cos(j * a) for v, a in zip(values, angles, strict=True)) * (1 if j == 0 else 2) / points
+            mp.fsum(v * mp.cos(j * a) for v, a in zip(values, angles, strict=True))
+            * (1 if j == 0 else 2)
+            / points
             for j in range(terms)
         ]
 

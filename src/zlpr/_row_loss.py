@@ -20,9 +20,7 @@ from zlpr._array import Array, Place
 from zlpr.rules import Rule
 
 Reduction = Literal["mean", "sum", "none"]
-THRESHOLD_REACH = (
-    16.0  # e^16 leaves the sums room; what is beyond is taken off the scores, which is then exact
-)
+THRESHOLD_REACH = 16.0  # e^16 leaves the sums room; what is beyond is taken off the scores
 
 
 class Targets(Protocol):

@@ -21,7 +21,7 @@ from zlpr._array import Array
 RowKernel = Callable[..., tuple[Array | None, ...]]
 _Block = tuple[slice, EllipsisType]  # the standard has no index of the first axis alone
 
-_HOST_BLOCK_ELEMENTS = {"numpy": 1 << 17, "torch": 1 << 20}  # PyTorch's own threads want more work at a time
+_HOST_BLOCK_ELEMENTS = {"numpy": 1 << 18, "torch": 1 << 20}  # PyTorch's own threads want more work at a time
 _DEVICE_BLOCK_BYTES = 1 << 28
 
 

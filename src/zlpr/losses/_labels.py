@@ -226,18 +226,16 @@ class _MultiLabel:
     ) -> tuple[Labels, Array | None]:
         """The form of a block of targets, and where values cannot be read which rows are valid, (B,)."""
         xp = _array.namespace(targets)
-        floating = _array.kind(targets) == "floating"
-        valid = _valid_rows(targets, where)
-        if soft or smoothing or (floating and not (where == "host" and _all_hard(targets))):
+        positives, count, valid = _read(targets) if where == "host" else _unread(targets)
+        if positives is None or soft or smoothing:
             positive = xp.astype(targets, scores.dtype, copy=False)
             keep, spread = 1.0 - smoothing, 0.5 * smoothing
             return Weighted((1 - positive) * keep + spread, positive * keep + spread), valid
-        positives = targets if _array.kind(targets) == "bool" else targets != 0
-        if where == "host":
-            if int(xp.count_nonzero(positives)) * _INDEX_SHARE <= positives.shape[0] * positives.shape[1]:
-                return Indexed(positives, _ops.flat_positions(positives), scores), valid
-            return Finite(positives, scores), valid
-        return Dense(positives, scores), valid
+        if count is None:
+            return Dense(positives, scores), valid
+        if count * _INDEX_SHARE <= positives.shape[0] * positives.shape[1]:
+            return Indexed(positives, _ops.flat_positions(positives), scores), valid
+        return Finite(positives, scores), valid
 
 
 class _SingleLabel:
@@ -262,7 +260,8 @@ class _SingleLabel:
         """The weight of each class, (B, C), and where values cannot be read which rows are valid, (B,)."""
         xp = _array.namespace(targets)
         if targets.ndim == 2:
-            return xp.astype(targets, scores.dtype, copy=False), _valid_rows(targets, where)
+            valid = _require_in_unit_interval(targets) if where == "host" else _unread(targets)[2]
+            return xp.astype(targets, scores.dtype, copy=False), valid
         classes = scores.shape[-1]
         valid = (targets >= 0) & (targets < classes)
         if where == "host" and not bool(xp.all(valid)):
@@ -282,21 +281,30 @@ def _require_label_dtype(targets: Array) -> None:
         raise TypeError(f"targets must be bool, integer or real floating, not {targets.dtype}")
 
 
-def _all_hard(targets: Array) -> bool:
-    xp = _array.namespace(targets)
-    return bool(xp.all(xp.astype(targets != 0, targets.dtype) == targets))
-
-
-def _valid_rows(targets: Array, where: Place) -> Array | None:
-    """Which rows hold nothing outside [0, 1], where that cannot be raised; None where it holds for all."""
+def _read(targets: Array) -> tuple[Array | None, int | None, None]:
+    """Host targets: the positives of hard labels and their number, or None; raises outside [0, 1]."""
     xp = _array.namespace(targets)
     if _array.kind(targets) == "bool":
-        return None
+        return targets, int(xp.count_nonzero(targets)), None
+    positives, ones = targets != 0, targets == 1
+    count = int(xp.count_nonzero(positives))
+    if count == int(xp.count_nonzero(ones)):
+        return positives, count, None
+    _require_in_unit_interval(targets)
+    return None, None, None
+
+
+def _unread(targets: Array) -> tuple[Array | None, None, Array | None]:
+    """Targets whose values cannot be read: hard by their dtype; and which rows hold nothing outside [0, 1]."""
+    if _array.kind(targets) == "bool":
+        return targets, None, None
+    valid = _array.namespace(targets).all((targets >= 0) & (targets <= 1), axis=-1)
+    return targets != 0 if _array.kind(targets) == "integral" else None, None, valid
+
+
+def _require_in_unit_interval(targets: Array) -> None:
     inside = (targets >= 0) & (targets <= 1)
-    if where != "host":
-        return xp.all(inside, axis=-1)
-    if not bool(xp.all(inside)):
+    if not bool(_array.namespace(targets).all(inside)):
         row, column = divmod(int(_ops.flat_positions(~inside)[0]), targets.shape[1])
         kind = "0 or 1" if _array.kind(targets) == "integral" else "in [0, 1]"
         raise ValueError(f"targets must be {kind}, got {targets[row, column]} for class {column}")
-    return None

@@ -61,7 +61,8 @@ def softmax_cross_entropy(
 
     Notes
     -----
-    Value and gradient are within 4 ulp of the row's largest entry at any margin. A score of ``-inf`` has the
+    Value and gradient are within 4 ulp of the row's largest entry at any margin, for distributions within 4 ulp of
+    the larger of the two terms whose difference a gradient is. A score of ``-inf`` has the
     probability 0; several of ``inf`` share it equally.
 
     References
@@ -85,8 +86,9 @@ def softmax_cross_entropy(
     if shares is None:
         return values, {}
     at_top = (mass[:, None] - targets) - (mass * p.others / (1 + p.others))[:, None]
-    elsewhere = p.terms * (mass / (1 + p.others))[:, None] - targets
-    return values, {"scores": xp.where(p.top, at_top, elsewhere) * shares[:, None]}
+    plain = p.terms * (mass / (1 + p.others))[:, None] - targets
+    confident = p.top & (p.others < 1)[:, None]  # where 1 is the larger of the two terms that are subtracted
+    return values, {"scores": xp.where(confident, at_top, plain) * shares[:, None]}
 
 
 @softmax_cross_entropy.diagonal

@@ -65,8 +65,9 @@ def zlpr_loss(
 
     Notes
     -----
-    The value is within 2 ulp and the gradient within 4 ulp of the largest entry of its row, however large or small
-    the scores; a loss far below the rounding error of 1 keeps its digits. A score of ``-inf`` on a negative class
+    The value is within 4 ulp, and so is the gradient, in units of the largest entry of its row (of the larger of p
+    and q for soft labels), however large or small the scores: a loss far below the rounding error of 1 keeps its
+    digits. A threshold beyond ±16 rounds the scores once. A score of ``-inf`` on a negative class
     and of ``inf`` on a positive one contributes nothing; the other way round the loss is ``inf``, and the gradient
     is shared equally by the infinite scores. A nan score gives nan in its own row. A row without classes, or with
     all of them masked, has the loss 0. A class whose soft weight on a side is exactly 0 is absent there.
@@ -117,6 +118,9 @@ def _hessian_product(rows: Rows, v: Array) -> Array:
     return p * (v - _ops.row_sum(p * v)[:, None]) + q * (v - _ops.row_sum(q * v)[:, None])
 
 
+_PLAINLY_FINITE = 1e30
+
+
 class _Side(NamedTuple):
     """One of the two sums: ``1 + factor * exp(shift) * terms_sum``; shift and factor None for 0 and 1."""
 
@@ -132,13 +136,18 @@ class _Side(NamedTuple):
         xp = _array.namespace(self.terms_sum)
         if self.shift is None:
             return xp.log1p(self.weighted_sum())
-        return self.shift + xp.log1p(self.weighted_sum() + xp.expm1(-self.shift))
+        shifted = self.shift + xp.log1p(self.weighted_sum() + xp.expm1(-self.shift))
+        root = xp.exp(0.5 * self.shift)
+        plain = self.weighted_sum() * root * root
+        total = self.total()
+        small = xp.where(plain < _PLAINLY_FINITE, xp.log1p(plain), self.shift + xp.log(total))
+        return xp.where(total < 1, small, shifted)  # a soft weight may be tiny where its exponent is large
 
     def total(self) -> Array:
         """``(1 + Σ) exp(-shift)``."""
         if self.shift is None:
             return 1 + self.weighted_sum()
-        return 1 + (self.weighted_sum() + _array.namespace(self.terms_sum).expm1(-self.shift))
+        return self.weighted_sum() + _array.namespace(self.terms_sum).exp(-self.shift)
 
     def scale(self) -> Array:
         """What a term is multiplied by to give its share of the total."""

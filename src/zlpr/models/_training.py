@@ -134,7 +134,6 @@ def fit_lbfgs(
 ) -> Fit:
     """Minimise the objective over all rows by SciPy's L-BFGS; parameters and gradients cross to the host each time."""
     from scipy.optimize import minimize
-    from threadpoolctl import ThreadpoolController
 
     x, targets = data
     weights = _ones(x)
