@@ -60,6 +60,14 @@ def test_positive_weight_of_each_class(xp):
     np.testing.assert_allclose(xp.to_numpy(got), sum(map(xp.to_numpy, one_by_one)), rtol=1e-14)
 
 
+def test_positive_weight_is_checked(xp):
+    s, y = xp.asarray(np.zeros((2, 3))), xp.asarray(np.zeros((2, 3), dtype=bool))
+    with pytest.raises(
+        ValueError, match=r"positive_weight must be a number or have one entry a class, shape \(3,\)"
+    ):
+        sigmoid_cross_entropy(s, y, positive_weight=xp.asarray(np.ones(2)))
+
+
 @pytest.mark.library("torch")
 def test_pytorch_agrees():
     torch = pytest.importorskip("torch")

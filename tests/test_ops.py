@@ -97,7 +97,7 @@ def test_row_sum_agrees_with_its_generic_form(xp, monkeypatch, width):
 @pytest.mark.library("jax")
 @pytest.mark.parametrize("width", [512, 1000, 50000])
 def test_row_sum_stays_within_4_ulp_when_fused(xp, width):
-    # XLA's own sum, fused with the product under it, adds the terms one by one.
+    # What XLA makes of a sum together with what it sums is not what it makes of either alone.
     import jax
 
     rows = np.random.default_rng(width).random((4, width)).astype("float32")

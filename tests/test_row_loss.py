@@ -116,6 +116,28 @@ def test_the_gradient_goes_into_out(xp, shape):
     np.testing.assert_array_equal(xp.to_numpy(out), xp.to_numpy(expected))
 
 
+def test_out_may_not_be_the_scores():
+    s, y = np.zeros((2, 3)), np.zeros((2, 3), dtype=bool)
+    with pytest.raises(ValueError, match="out must not share memory with scores"):
+        zlpr_loss.value_and_grad(s, y, out=s)
+
+
+@pytest.mark.library("jax", "strict", "cupy")
+def test_out_is_for_host_arrays(xp):
+    s, y = xp.asarray(np.zeros((2, 3))), xp.asarray(np.zeros((2, 3), dtype=bool))
+    with pytest.raises(TypeError, match="out must be an array in host memory"):
+        zlpr_loss.value_and_grad(s, y, out=xp.zeros_like(s))
+
+
+def test_arguments_may_be_named(xp, rows):
+    s, y, *_ = map(xp.asarray, rows)
+    value, gradient = zlpr_loss.value_and_grad(scores=s, targets=y)
+    assert float(zlpr_loss(scores=s, targets=y)) == float(value)
+    np.testing.assert_array_equal(
+        xp.to_numpy(zlpr_loss.vjp(targets=y, scores=s)[1](value * 0 + 1)), xp.to_numpy(gradient)
+    )
+
+
 def test_out_takes_any_axis_and_dtype():
     rng = np.random.default_rng(3)
     s, y = rng.normal(size=(5, 4)), rng.random((5, 4)) < 0.5

@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+
 from zlpr import _array, _bridges, _ops, _walk
 from zlpr._array import Array, Place
-from zlpr.rules import Rule
+from zlpr.rules import Pullback, Rule
 
 Reduction = Literal["mean", "sum", "none"]
 THRESHOLD_REACH = 16.0  # e^16 leaves the sums room; what is beyond is taken off the scores
@@ -81,16 +83,11 @@ class _Call(NamedTuple):
 
     def shares(self) -> Array:
         """The cotangent of each row when that of the reduced value is 1, (B,)."""
-        xp = _array.namespace(self.scores)
         if self.weights is None:
             rows = self.scores.shape[0]
             share = 1.0 / rows if self.reduction == "mean" and rows else 1.0
             return _full_rows(self.scores, share)
-        return (
-            self.weights / _ops.row_sum(self.weights)
-            if self.reduction == "mean"
-            else self.weights * xp.ones_like(self.weights)
-        )
+        return self.weights / _ops.row_sum(self.weights) if self.reduction == "mean" else self.weights
 
     def reduced(self, values: Array) -> Array:
         """The values of the rows, (B,), as the reduction asks."""
@@ -190,6 +187,30 @@ class RowLoss(Rule):
         """What `vjp` differentiates by default: the scores."""
         return 0
 
+    def __call__(self, scores: Array, targets: Array, **opts: Any) -> Array:
+        """The value."""
+        return super().__call__(scores, targets, **opts)
+
+    def vjp(  # type: ignore[override]  # a row loss names its two arguments
+        self, scores: Array, targets: Array, *, argnums: Any = None, **opts: Any
+    ) -> tuple[Array, Pullback]:
+        """The value, and the pullback from its cotangent to the gradient of the scores.
+
+        Parameters
+        ----------
+        scores, targets, **opts
+            As for the value.
+        argnums : int, str, or a sequence of them, optional
+            The differentiable inputs wanted, by name or by their position in `wrt`; the scores by default.
+
+        Returns
+        -------
+        value : array
+        pullback : callable
+            ``pullback(dvalue)`` gives an array for one input, a tuple for several. It may be called twice.
+        """
+        return super().vjp(scores, targets, argnums=argnums, **opts)
+
     def forward(
         self, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]
     ) -> tuple[Array, Any]:
@@ -202,14 +223,14 @@ class RowLoss(Rule):
         value, gradients = _bridges.compiled(args[0], self._value_and_gradients, needs, None, args, opts)
         return value, gradients, functools.partial(_scale_all, Layout.of(args, opts), needs)
 
-    def value_and_grad(
-        self, *args: Any, argnums: Any = 0, out: Array | None = None, **opts: Any
+    def value_and_grad(  # type: ignore[override]  # a row loss names its two arguments
+        self, scores: Array, targets: Array, *, argnums: Any = 0, out: Array | None = None, **opts: Any
     ) -> tuple[Array, Any]:
         """The value and its gradient; with ``reduction="none"``, each row's value and own gradient.
 
         Parameters
         ----------
-        *args, **opts
+        scores, targets, **opts
             As for the value.
         argnums : int, str, or a sequence of them, default 0
             The differentiable inputs wanted, by name or by their position in `wrt`.
@@ -222,7 +243,8 @@ class RowLoss(Rule):
         gradient : array, or a tuple where several inputs were asked for
         """
         needs, single = self.select(argnums)
-        value, gradients = _bridges.compiled(args[0], self._value_and_gradients, needs, out, args, opts)
+        args = (scores, targets)
+        value, gradients = _bridges.compiled(scores, self._value_and_gradients, needs, out, args, opts)
         if "threshold" in needs:
             gradients = _scale_all(
                 Layout.of(args, opts), needs, gradients, _array.namespace(value).ones_like(value)
@@ -265,7 +287,7 @@ class RowLoss(Rule):
         layout = call.layout
         if not needs:
             return call.reduced(self._run(call, None, ())[0]), ()
-        buffer = _gradient_buffer(call, out)
+        buffer = _gradient_buffer(call, out) if "scores" in needs else None
         values, *gradients = self._run(call, call.shares(), needs, buffer)
         shaped = tuple(
             layout.restored(g) if g.ndim == 2 else _array.namespace(g).reshape(g, layout.batch)
@@ -504,6 +526,8 @@ def _gradient_buffer(call: _Call, out: Array | None) -> Array | None:
         _require_like_scores("out", out, call.layout.restored(call.scores))
         if _array.place(out) != "host":
             raise TypeError("out must be an array in host memory")
+        if np.may_share_memory(_array.host_view("out", out), _array.host_view("scores", call.scores)):
+            raise ValueError("out must not share memory with scores: they are read again after it is written")
     if _array.place(call.scores) != "host" or _array.is_half(call.scores):
         return None
     if out is not None and call.layout.is_plain and out.dtype == call.scores.dtype:

@@ -266,5 +266,5 @@ def gelu(x: Array, *, approximate: Literal["none", "tanh", "sigmoid"] = "none") 
 
 
 def _times_vanishing(x: Array, weight: Array) -> Array:
-    """X times a weight that vanishes faster than x grows: 0, not nan, at infinity."""
+    """Product of x and a weight that vanishes faster than x grows: 0, not nan, at infinity."""
     return _ops.where(weight == 0, 0.0, x * weight, x)

@@ -57,22 +57,40 @@ def dense(params: dict[str, Array], x: Array, *, needs: tuple[str, ...] = ()) ->
     array([[3.5]])
     """
     weight, bias = params["weight"], params["bias"]
-    _array.require_array("x", x)
-    _array.require_real_floating("x", x)
-    _array.require_same_home("x", x, "weight", weight)
-    if x.ndim != 2 or x.shape[1] != weight.shape[0]:
-        raise ValueError(f"x must have shape (n, {weight.shape[0]}) for this weight, not {tuple(x.shape)}")
-    xp = _array.namespace(x)
+    _check_dense(x, weight, bias)
+    xp, compute = _array.namespace(x), _array.compute_dtype(x)
+    wide_x, wide_weight, wide_bias = (xp.astype(v, compute, copy=False) for v in (x, weight, bias))
 
     def dense_pullback(dy: Array) -> tuple[Any, ...]:
+        dy = xp.astype(dy, compute, copy=False)
         gradients = []
         if "params" in needs:
-            gradients.append({"weight": xp.matmul(x.T, dy), "bias": xp.sum(dy, axis=0)})
+            dweight, dbias = xp.matmul(wide_x.T, dy), xp.sum(dy, axis=0)
+            gradients.append(
+                {
+                    "weight": xp.astype(dweight, weight.dtype, copy=False),
+                    "bias": xp.astype(dbias, bias.dtype, copy=False),
+                }
+            )
         if "x" in needs:
-            gradients.append(xp.matmul(dy, weight.T))
+            gradients.append(xp.astype(xp.matmul(dy, wide_weight.T), x.dtype, copy=False))
         return tuple(gradients)
 
-    return xp.matmul(x, weight) + bias, dense_pullback
+    return xp.astype(xp.matmul(wide_x, wide_weight) + wide_bias, x.dtype, copy=False), dense_pullback
+
+
+def _check_dense(x: Array, weight: Array, bias: Array) -> None:
+    for name, value in (("x", x), ("weight", weight), ("bias", bias)):
+        _array.require_array(name, value)
+        _array.require_real_floating(name, value)
+    _array.require_same_home("x", x, "weight", weight)
+    _array.require_same_home("x", x, "bias", bias)
+    if x.ndim != 2 or x.shape[1] != weight.shape[0]:
+        raise ValueError(f"x must have shape (n, {weight.shape[0]}) for this weight, not {tuple(x.shape)}")
+    if tuple(bias.shape) != (weight.shape[1],):
+        raise ValueError(
+            f"bias must have shape ({weight.shape[1]},) for this weight, not {tuple(bias.shape)}"
+        )
 
 
 def sequential(*layers: Rule) -> Rule:

@@ -110,7 +110,7 @@ def _make_folder(folder: Path) -> None:
 def _train(
     name: str, loss: Literal["zlpr", "sigmoid"], data: DigitSets, epochs: int, seed: int, quiet: bool
 ) -> Run:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
     from zlpr.models import MultilabelClassifier
 

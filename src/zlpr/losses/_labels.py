@@ -260,7 +260,11 @@ class _SingleLabel:
         """The weight of each class, (B, C), and where values cannot be read which rows are valid, (B,)."""
         xp = _array.namespace(targets)
         if targets.ndim == 2:
-            valid = _require_in_unit_interval(targets) if where == "host" else _unread(targets)[2]
+            valid = None
+            if where == "host":
+                _require_in_unit_interval(targets)
+            else:
+                valid = _unread(targets)[2]
             return xp.astype(targets, scores.dtype, copy=False), valid
         classes = scores.shape[-1]
         valid = (targets >= 0) & (targets < classes)

@@ -78,6 +78,7 @@ def sigmoid_cross_entropy(
     1.386294 [[-0.5  0.5]]
     """
     labels = rows.labels.dense()
+    _check_positive_weight(positive_weight, rows.scores)
     z, tail = _exponents_and_tails(rows, labels)
     xp = _array.namespace(z)
     values = _ops.row_sum(labels.weighed(_ops.relu(z) + xp.log1p(tail), positive_weight))
@@ -106,3 +107,15 @@ def _exponents_and_tails(rows: Rows, labels: Labels) -> tuple[Array, Array]:
     """The exponents z, and ``exp(-|z|)``, from which loss, slope and curvature follow without cancellation."""
     z = labels.counting(labels.exponents(rows.scores, None), rows.mask)
     return z, _ops.exp_(-_array.namespace(z).abs(z))
+
+
+def _check_positive_weight(weight: Any, scores: Array) -> None:
+    if weight is None or isinstance(weight, int | float):
+        return
+    _array.require_array("positive_weight", weight)
+    _array.require_same_home("scores", scores, "positive_weight", weight)
+    if tuple(weight.shape) != (scores.shape[-1],):
+        raise ValueError(
+            f"positive_weight must be a number or have one entry a class, shape ({scores.shape[-1]},), "
+            f"not {tuple(weight.shape)}"
+        )

@@ -53,7 +53,22 @@ class Stage:
 
 
 class State(NamedTuple):
-    """What a transform remembers between steps: a tree like any other, of optree and of JAX."""
+    """What a transform remembers between steps: a tree like any other, of optree and of JAX.
+
+    Parameters
+    ----------
+    count : int or 0-d integer array
+        Finished steps; an array inside a trace.
+    slots : tuple
+        For each stage a named tuple of trees that mirror the parameters; at least float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from zlpr import optim
+    >>> optim.sgd(0.1, momentum=0.9).init({"w": np.zeros(2)}).count
+    0
+    """
 
     count: Any
     """Finished steps: a Python int, or a 0-d integer array inside a trace."""
@@ -72,6 +87,20 @@ class Transform:
 
     Under ``jax.jit`` the count becomes an array by itself. Under ``torch.compile`` a Python int is a constant,
     and every step would compile anew: begin with ``state._replace(count=torch.tensor(0, dtype=torch.int32))``.
+
+    Parameters
+    ----------
+    stages : tuple of Stage
+        What the transform is made of.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from zlpr import optim
+    >>> optimizer = optim.sgd(0.5)
+    >>> params = np.asarray([1.0])
+    >>> optimizer.step(params, np.asarray([0.2]), optimizer.init(params))[0]
+    array([0.9])
     """
 
     stages: tuple[Stage, ...]

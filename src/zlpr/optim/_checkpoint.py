@@ -86,7 +86,13 @@ def load_state(path: str | os.PathLike[str], like: Tree) -> Tree:
 
     Examples
     --------
-    See `save_state`.
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from zlpr import optim
+    >>> path = tempfile.mkdtemp() + "/state.safetensors"
+    >>> optim.save_state(path, {"w": np.asarray([1.0, 2.0])})
+    >>> optim.load_state(path, {"w": np.zeros(2)})["w"]
+    array([1., 2.])
     """
     content = Path(path).read_bytes()
     try:

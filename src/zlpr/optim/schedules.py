@@ -2,6 +2,12 @@
 
 Names and meanings of the arguments are those of optax. A step may be a Python int, or a 0-d array inside a
 trace.
+
+Examples
+--------
+>>> from zlpr.optim import schedules
+>>> schedules.linear(1.0, 0.0, 10)(5)
+0.5
 """
 
 from __future__ import annotations

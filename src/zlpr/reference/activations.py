@@ -74,7 +74,7 @@ def tanh(x: float) -> tuple[Any, Any]:
 
 
 def relu(x: float) -> tuple[Any, Any]:
-    """max(x, 0), and its derivative, 0 at 0.
+    """Rectifier max(x, 0), and its derivative, 0 unless x is positive.
 
     Parameters
     ----------
@@ -90,15 +90,11 @@ def relu(x: float) -> tuple[Any, Any]:
     >>> print(relu(-1.0)[0])
     0.0
     """
-    return (
-        (mp.mpf(x), mp.mpf(1))
-        if x > 0
-        else (mp.mpf(0) if x <= 0 else mp.nan, mp.mpf(0) if x <= 0 else mp.nan)
-    )
+    return mp.mpf(x) if x > 0 or mp.isnan(x) else mp.mpf(0), mp.mpf(x > 0)
 
 
 def gelu(x: float, approximate: str = "none") -> tuple[Any, Any]:
-    """X Φ(x) or one of its two approximations, and the derivative.
+    """Exact form x Φ(x) or one of its two approximations, and the derivative.
 
     Parameters
     ----------
@@ -125,7 +121,7 @@ def gelu(x: float, approximate: str = "none") -> tuple[Any, Any]:
         elif approximate == "tanh":
             a, b = mp.sqrt(2 / mp.pi), mp.mpf("0.044715")
             u, du = a * (z + b * z**3), a * (1 + 3 * b * z**2)
-            share, density = (1 + mp.tanh(u)) / 2, mp.sech(u) ** 2 / 2 * du
+            share, density = 1 / (1 + mp.exp(-2 * u)), mp.sech(u) ** 2 / 2 * du
         else:
             slope = mp.mpf("1.702")
             share = 1 / (1 + mp.exp(-slope * z))

@@ -19,12 +19,20 @@ _AGREEMENT = {"float64": 1e-13, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e
 class RuleReport(NamedTuple):
     """What `check_rule` measured, each number relative to the size of the gradient.
 
-    Attributes
+    Parameters
     ----------
     difference : float
         Distance of the pullback from a central difference along a random direction.
     autograd : float or None
         Distance of the gradient through the library's own autograd or ``jit(grad)``; None where it has neither.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from zlpr.activations import sigmoid
+    >>> from zlpr.validation import check_rule
+    >>> check_rule(sigmoid, np.zeros(1)).autograd is None
+    True
     """
 
     difference: float
