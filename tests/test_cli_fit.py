@@ -178,12 +178,12 @@ def test_ctrl_c_keeps_a_usable_model(tmp_path: Path, capsys: pytest.CaptureFixtu
     X, Y = learnable(3000)
     np.savez(tmp_path / "data.npz", X=X, Y=Y, label_names=NAMES)
     command = ["fit", "data.npz", "--hidden", "50", "--epochs", "1000000", "--out", "m.safetensors"]
-    # The child says when its training has begun, by the estimator's own import.
+    # The child says when it draws the batches of an epoch: by then it is training.
     code = (
-        "import sys, threading, time; from zlpr.cli import main; import zlpr.cli.fit as f\n"
-        "train = f._train\n"
-        "def told(*args):\n    open('begun', 'w').close(); return train(*args)\n"
-        "f._train = told; sys.exit(main())"
+        "import sys; from zlpr.cli import main; import zlpr.models._training as t\n"
+        "batches = t._batches\n"
+        "def told(*args):\n    open('begun', 'w').close(); return batches(*args)\n"
+        "t._batches = told; sys.exit(main())"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code, *command],
@@ -196,7 +196,7 @@ def test_ctrl_c_keeps_a_usable_model(tmp_path: Path, capsys: pytest.CaptureFixtu
         deadline = time.monotonic() + 60
         while not (tmp_path / "begun").exists() and time.monotonic() < deadline and child.poll() is None:
             time.sleep(0.05)
-        time.sleep(2)
+        time.sleep(0.5)
         os.kill(child.pid, signal.SIGINT)
         _, err = child.communicate(timeout=60)
     finally:

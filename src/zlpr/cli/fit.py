@@ -101,7 +101,7 @@ def fit_model(options: FitOptions) -> bool:
     _print_report(options, estimator, scores, seconds)
     if interrupted:
         say(
-            f"training stopped after {estimator.n_iter_} epochs; {options.out} holds the model so far",
+            f"training stopped after {_rounds(estimator)}; {options.out} holds the model so far",
             "interrupted",
         )
     return interrupted
@@ -202,6 +202,11 @@ def _print_report(
         }
         print(json.dumps(summary, indent=2))
         return
-    title = f"{options.data.name}: {options.loss} on {options.backend}, {estimator.n_iter_} epochs"
+    title = f"{options.data.name}: {options.loss} on {options.backend}, {_rounds(estimator)}"
     print_scores(title, sides, {"train": f"{seconds:.2f}"})
     print(f"model: {options.out}")
+
+
+def _rounds(estimator: Any) -> str:
+    unit = "L-BFGS iterations" if estimator.solver == "lbfgs" else "epochs"
+    return f"{estimator.n_iter_} {unit}"
