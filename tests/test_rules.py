@@ -220,7 +220,7 @@ def test_public_rules_are_pickled_by_name(public):
 
 def test_there_are_public_rules_in_every_room():
     assert {r.__module__.split(".")[1] for r in PUBLIC} == {"activations", "losses", "nn"}
-    assert set(rules.__all__) == {"Rule", "compose", "rule"}
+    assert set(rules.__all__) == {"Rule", "RowLoss", "Rows", "compose", "row_loss", "rule"}
 
 
 def test_a_rule_of_no_module_is_not_pickled():

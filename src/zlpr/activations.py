@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from zlpr import _array, _ops, _special, _walk
 from zlpr._array import Array
-from zlpr.rules import Pullback, Rule
+from zlpr.rules import Rule
+from zlpr.rules._rule import Pullback
 
 __all__ = ["gelu", "relu", "sigmoid", "softplus", "tanh"]
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from zlpr import _array
 from zlpr._array import Array
-from zlpr.rules import Pullback, Rule, rule
+from zlpr.rules import Rule, rule
+from zlpr.rules._rule import Pullback
 
 __all__ = ["dense", "dense_parameters", "sequential"]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from zlpr import _array, _ops
 from zlpr._array import Array
-from zlpr._row_loss import Rows, row_loss
-from zlpr.losses._labels import MULTI_LABEL, Labels
+from zlpr.rules import Rows, row_loss
+from zlpr.rules._labels import Labels
 
 __all__ = ["sigmoid_cross_entropy"]
 
 
-@row_loss(wrt=("scores",), targets=MULTI_LABEL)
+@row_loss(wrt=("scores",), targets="multi-label")
 def sigmoid_cross_entropy(
     rows: Rows, shares: Array | None, *, positive_weight: Any = None, label_smoothing: float = 0.0
 ) -> tuple[Array, dict[str, Array]]:

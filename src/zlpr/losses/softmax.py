@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 from zlpr import _array, _ops
 from zlpr._array import Array
-from zlpr._row_loss import Rows, row_loss
-from zlpr.losses._labels import SINGLE_LABEL
+from zlpr.rules import Rows, row_loss
 
 __all__ = ["softmax_cross_entropy"]
 
 
-@row_loss(wrt=("scores",), targets=SINGLE_LABEL)
+@row_loss(wrt=("scores",), targets="single-label")
 def softmax_cross_entropy(
     rows: Rows, shares: Array | None, *, label_smoothing: float = 0.0
 ) -> tuple[Array, dict[str, Array]]:

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 from zlpr import _array, _ops
 from zlpr._array import Array
-from zlpr._row_loss import THRESHOLD_REACH, Rows, row_loss
-from zlpr.losses._labels import MULTI_LABEL, Labels, Split
+from zlpr.rules import Rows, row_loss
+from zlpr.rules._labels import Labels, Split
+from zlpr.rules._row_loss import THRESHOLD_REACH
 
 __all__ = ["zlpr_loss"]
 
 
-@row_loss(wrt=("scores", "threshold", "targets"), targets=MULTI_LABEL)
+@row_loss(wrt=("scores", "threshold", "targets"), targets="multi-label")
 def zlpr_loss(
     rows: Rows, shares: Array | None, *, threshold: float = 0.0, label_smoothing: float = 0.0
 ) -> tuple[Array, dict[str, Array]]:

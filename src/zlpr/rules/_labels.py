@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from zlpr import _array, _ops
 from zlpr._array import Array, Place
-from zlpr._row_loss import Layout
+from zlpr.rules._layout import Layout
 
 _INDEX_SHARE = 16  # positions pay while at most one class in sixteen is positive
 

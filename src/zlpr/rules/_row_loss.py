@@ -19,7 +19,9 @@ import numpy as np
 
 from zlpr import _array, _bridges, _ops, _walk
 from zlpr._array import Array, Place
-from zlpr.rules import Pullback, Rule
+from zlpr.rules._labels import MULTI_LABEL, SINGLE_LABEL
+from zlpr.rules._layout import Layout, scaled_gradients, split_axis
+from zlpr.rules._rule import Pullback, Rule
 
 Reduction = Literal["mean", "sum", "none"]
 THRESHOLD_REACH = 16.0  # e^16 leaves the sums room; what is beyond is taken off the scores
@@ -41,7 +43,7 @@ class Targets(Protocol):
 class Rows:
     """One block of rows as a kernel sees it, in the dtype to compute in.
 
-    Attributes
+    Parameters
     ----------
     scores : (B, C) array
     labels : the form of the targets that the loss asked for
@@ -52,6 +54,14 @@ class Rows:
     buffer : (B, C) array or None, where the gradient may be written
     needs : the names of the gradients wanted
     options : the keyword options of the loss itself
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from zlpr.rules import Rows
+    >>> rows = Rows(np.zeros((2, 3)), labels=None, mask=None, threshold=None, smoothing=0.0, host=True)
+    >>> rows.scores.shape
+    (2, 3)
     """
 
     scores: Array
@@ -110,55 +120,28 @@ def _full_rows(scores: Array, value: float) -> Array:
     return xp.full((scores.shape[0],), value, dtype=dtype, device=_array.device(scores))
 
 
-class Layout(NamedTuple):
-    """How the caller's axes lie: which one holds the classes, and the shape of the others."""
-
-    batch: tuple[int, ...]
-    axis: int
-    shared_threshold: bool
-
-    @classmethod
-    def of(cls, args: tuple[Any, ...], opts: dict[str, Any]) -> Layout:
-        """The layout of a call's arguments."""
-        axis, batch = _split_axis(args[0], opts.get("axis", -1))
-        return cls(batch, axis, not getattr(opts.get("threshold"), "ndim", 0))
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the caller's arrays have rows and classes as their two axes already."""
-        return len(self.batch) == 1 and self.axis == 1
-
-    def as_rows(self, x: Array) -> Array:
-        """An array like the scores, as (B, C)."""
-        if self.is_plain:
-            return x
-        xp = _array.namespace(x)
-        last = xp.moveaxis(x, self.axis, -1)
-        return xp.reshape(last, (math.prod(self.batch), last.shape[-1]))
-
-    def restored(self, x: Array) -> Array:
-        """(B, C) in the caller's shape."""
-        if self.is_plain:
-            return x
-        xp = _array.namespace(x)
-        return xp.moveaxis(xp.reshape(x, (*self.batch, x.shape[-1])), -1, self.axis)
-
-    def scaled(self, name: str, gradient: Array, dvalue: Array) -> Array:
-        """A gradient in the caller's shape for the cotangent `dvalue`, when the rows' own is 1."""
-        xp = _array.namespace(gradient)
-        if name == "threshold":
-            scaled = gradient * dvalue
-            return xp.sum(scaled) if self.shared_threshold else scaled
-        if dvalue.ndim and self.batch:
-            dvalue = xp.expand_dims(dvalue, axis=self.axis)
-        return xp.astype(gradient * dvalue, gradient.dtype, copy=False)
-
-
 class RowLoss(Rule):
     """A loss of the scores of each row, with its gradient, Hessian diagonal and Hessian-vector product.
 
     Made by `row_loss`; every loss of `zlpr.losses` is one. Calls take ``reduction``, ``sample_weight``, ``mask``
     and ``axis`` beside the options of the loss itself.
+
+    Parameters
+    ----------
+    kernel : callable
+        As `row_loss` describes it.
+    wrt : sequence of str
+        Names of the differentiable inputs, the scores first.
+    targets : object
+        How the loss reads its targets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from zlpr.losses import zlpr_loss
+    >>> value, gradient, hessian = zlpr_loss.value_grad_hess(np.zeros((1, 2)), np.asarray([[True, False]]))
+    >>> gradient, hessian
+    (array([[-0.5,  0.5]]), array([[0.25, 0.25]]))
     """
 
     def __init__(self, kernel: Kernel, *, wrt: Sequence[str], targets: Targets) -> None:
@@ -221,7 +204,7 @@ class RowLoss(Rule):
         self, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]
     ) -> tuple[Array, tuple[Array, ...], Any]:
         value, gradients = _bridges.compiled(args[0], self._value_and_gradients, needs, None, args, opts)
-        return value, gradients, functools.partial(_scale_all, Layout.of(args, opts), needs)
+        return value, gradients, functools.partial(scaled_gradients, Layout.of(args, opts), needs)
 
     def value_and_grad(  # type: ignore[override]  # a row loss names its two arguments
         self, scores: Array, targets: Array, *, argnums: Any = 0, out: Array | None = None, **opts: Any
@@ -246,7 +229,7 @@ class RowLoss(Rule):
         args = (scores, targets)
         value, gradients = _bridges.compiled(scores, self._value_and_gradients, needs, out, args, opts)
         if "threshold" in needs:
-            gradients = _scale_all(
+            gradients = scaled_gradients(
                 Layout.of(args, opts), needs, gradients, _array.namespace(value).ones_like(value)
             )
         return value, gradients[0] if single else gradients
@@ -388,7 +371,7 @@ class RowLoss(Rule):
         _array.require_real_floating("scores", scores)
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f'reduction must be "mean", "sum" or "none", not {reduction!r}')
-        axis, batch = _split_axis(scores, axis)
+        axis, batch = split_axis(scores, axis)
         _array.require_array("targets", targets)
         _array.require_same_home("scores", scores, "targets", targets)
         options = self._with_defaults(options)
@@ -417,15 +400,20 @@ class RowLoss(Rule):
         return {**self._own, **options}
 
 
-def row_loss(*, wrt: Sequence[str], targets: Targets) -> Callable[[Kernel], RowLoss]:
+_TARGETS: dict[str, Targets] = {"multi-label": MULTI_LABEL, "single-label": SINGLE_LABEL}
+
+
+def row_loss(
+    *, wrt: Sequence[str], targets: Literal["multi-label", "single-label"]
+) -> Callable[[Kernel], RowLoss]:
     """Decorator: turn the kernel of a loss, for one block of rows, into a `RowLoss`.
 
     Parameters
     ----------
     wrt : sequence of str
         Names of the differentiable inputs, the scores first.
-    targets : Targets
-        How the loss reads its targets.
+    targets : {"multi-label", "single-label"}
+        Hard or soft labels shaped like the scores; or class indices or distributions.
 
     Returns
     -------
@@ -433,8 +421,21 @@ def row_loss(*, wrt: Sequence[str], targets: Targets) -> Callable[[Kernel], RowL
         Takes ``kernel(rows, shares, **options) -> (values, gradients)``: the values (B,) and, unless the
         cotangents `shares` are None, the gradients that ``rows.needs`` names, times the shares. ``threshold`` and
         ``label_smoothing`` among the options are folded into the rows; the kernel is not given them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from zlpr.rules import row_loss
+    >>> @row_loss(wrt=("scores",), targets="multi-label")
+    ... def squared_error(rows, shares):
+    ...     signs = rows.labels.dense().folded(np.ones_like(rows.scores), -1)  # 1 for negatives, -1 for positives
+    ...     errors = np.where(rows.mask if rows.mask is not None else True, rows.scores + signs, 0.0)
+    ...     values = (errors * errors).sum(axis=-1)
+    ...     return values, {} if shares is None else {"scores": 2 * errors * shares[:, None]}
+    >>> squared_error.value_and_grad(np.zeros((1, 2)), np.asarray([[True, False]]))
+    (np.float64(2.0), array([[-2.,  2.]]))
     """
-    return functools.partial(RowLoss, wrt=wrt, targets=targets)
+    return functools.partial(RowLoss, wrt=wrt, targets=_TARGETS[targets])
 
 
 def _public_signature(own: list[inspect.Parameter]) -> inspect.Signature:
@@ -450,13 +451,6 @@ def _public_signature(own: list[inspect.Parameter]) -> inspect.Signature:
             *(inspect.Parameter(name, keyword, default=default) for name, default in shared.items()),
         ]
     )
-
-
-def _split_axis(scores: Array, axis: int) -> tuple[int, tuple[int, ...]]:
-    if not scores.ndim or not -scores.ndim <= axis < scores.ndim:
-        raise ValueError(f"axis {axis} is out of bounds for scores of shape {tuple(scores.shape)}")
-    axis %= scores.ndim
-    return axis, tuple(scores.shape[:axis]) + tuple(scores.shape[axis + 1 :])
 
 
 def _require_like_scores(name: str, x: Array, scores: Array) -> None:
@@ -539,9 +533,3 @@ def _written(out: Array, gradient: Array) -> Array:
     if gradient is not out:
         out[...] = gradient
     return out
-
-
-def _scale_all(
-    layout: Layout, needs: tuple[str, ...], gradients: tuple[Array, ...], dvalue: Array
-) -> tuple[Array, ...]:
-    return tuple(layout.scaled(name, g, dvalue) for name, g in zip(needs, gradients, strict=True))

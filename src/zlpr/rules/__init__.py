@@ -1,0 +1,6 @@
+"""Rules: differentiable functions as a value and a pullback, and the losses that work row by row."""
+
+from zlpr.rules._row_loss import RowLoss, Rows, row_loss
+from zlpr.rules._rule import Rule, compose, rule
+
+__all__ = ["RowLoss", "Rows", "Rule", "compose", "row_loss", "rule"]
