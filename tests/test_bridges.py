@@ -189,6 +189,27 @@ def test_jax_rules_with_trees_of_parameters(jax):
 
 
 @pytest.mark.library("jax")
+def test_jax_an_argument_without_a_gradient_is_refused(jax):
+    # A derivative of zero would be silently wrong.
+    scores, hard, soft, _ = map(jax.numpy.asarray, inputs())
+    with pytest.raises(TypeError, match="zlpr_loss is differentiable in scores, threshold, targets alone"):
+        jax.grad(lambda w: zlpr_loss(scores, hard, sample_weight=w))(jax.numpy.ones(4))
+    with pytest.raises(TypeError, match="sigmoid_cross_entropy is differentiable in scores alone"):
+        jax.jit(jax.grad(sigmoid_cross_entropy, argnums=1))(scores, soft)
+
+
+@pytest.mark.library("jax")
+def test_jax_inputs_may_differ_in_dtype(jax):
+    jnp = jax.numpy
+    scores, hard, soft, _ = map(jnp.asarray, inputs())
+    wide = scores.astype(jnp.float32)
+    by_scores, by_targets = jax.grad(zlpr_loss, argnums=(0, 1))(wide, soft.astype(jnp.bfloat16))
+    assert (by_scores.dtype, by_targets.dtype) == (jnp.float32, jnp.bfloat16)
+    by_threshold = jax.grad(lambda h: zlpr_loss(wide, hard, threshold=h))(jnp.asarray(0.3, dtype=jnp.float64))
+    assert by_threshold.dtype == jnp.float64
+
+
+@pytest.mark.library("jax")
 def test_a_numpy_array_beside_a_jax_array_is_refused(jax):
     with pytest.raises(TypeError, match="targets must be a jax array like scores, not a numpy array"):
         zlpr_loss(jax.numpy.zeros((2, 3)), np.zeros((2, 3), dtype=bool))

@@ -416,3 +416,23 @@ def test_predictions_go_to_csv_or_npz_only(
 def test_demo_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot make the folder" in failure(capsys, "demo", "--quick", "--out", tmp_path / "file")
+
+
+def test_the_input_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("a,b,x,y\n1,2,0,1\n2,1,1,0\n3,5,0,1\n4,4,1,1\n")
+    before = data.read_bytes()
+    assert main(["fit", str(data), "--labels", "x,y", "--out", str(data), "--quiet"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["fit", str(data), "--labels", "x,y", "--out", str(tmp_path / "m"), "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "m"), str(data), "--out", str(data)]) == 2
+    assert "it would be lost" in capsys.readouterr().err
+    assert data.read_bytes() == before
+
+
+def test_a_label_named_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("a,x\n1,0\n2,1\n")
+    assert main(["fit", str(data), "--labels", "x,x", "--out", str(tmp_path / "m"), "--quiet"]) == 2
+    assert "--labels names 'x' twice" in capsys.readouterr().err

@@ -66,6 +66,14 @@ def test_positive_weight_is_checked(xp):
         ValueError, match=r"positive_weight must be a number or have one entry a class, shape \(3,\)"
     ):
         sigmoid_cross_entropy(s, y, positive_weight=xp.asarray(np.ones(2)))
+    with pytest.raises(ValueError, match="positive_weight must be finite and not negative, got -1"):
+        sigmoid_cross_entropy(s, y, positive_weight=-1.0)
+
+
+def test_positive_weight_does_not_widen_the_result(xp):
+    s, y = xp.asarray(np.zeros((2, 3), dtype=np.float32)), xp.asarray(np.ones((2, 3), dtype=bool))
+    for weight in (np.float64(2.0), xp.asarray(np.asarray(2.0)), xp.asarray(np.full(3, 2.0))):
+        assert sigmoid_cross_entropy(s, y, positive_weight=weight).dtype == xp.float32
 
 
 @pytest.mark.library("torch")

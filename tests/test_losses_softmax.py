@@ -89,6 +89,10 @@ def test_a_masked_target_leaves_nothing(xp):
         scores, xp.asarray(np.asarray([2, 0])), mask=mask, reduction="none"
     )
     np.testing.assert_array_equal(xp.to_numpy(value), [0.0, 0.0])
+    smoothed = softmax_cross_entropy(
+        scores, xp.asarray(np.asarray([2, 0])), mask=mask, label_smoothing=0.1, reduction="none"
+    )
+    np.testing.assert_array_equal(xp.to_numpy(smoothed), [0.0, 0.0])
     np.testing.assert_array_equal(xp.to_numpy(gradient), np.zeros((2, 3)))
 
 

@@ -1,12 +1,15 @@
 """MultilabelClassifier: scikit-learn's own checks, the same model on every library, and what a user relies on."""
 
 import _thread
+import pickle
 import warnings
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -225,13 +228,65 @@ def test_an_unconverged_fit_warns(data):
         ({"activation": "swish"}, "activation must be one of"),
         ({"solver": "lbfgs"}, r'solver="lbfgs" is for the linear model'),
         ({"adversarial": "fgm"}, "adversarial must be None"),
-        ({"max_iter": 0}, "max_iter must be at least 1"),
+        ({"max_iter": 0}, "max_iter must be an integer of at least 1"),
+        ({"max_iter": 2.5}, "max_iter must be an integer of at least 1"),
+        ({"batch_size": -1}, "batch_size must be an integer of at least 1"),
+        ({"n_iter_no_change": 0}, "n_iter_no_change must be an integer of at least 1"),
+        ({"alpha": -1.0}, "alpha must be finite and not negative"),
+        ({"noise": float("nan")}, "noise must be finite and not negative"),
+        ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be positive integers"),
         ({"early_stopping": True, "validation_fraction": 1.5}, "validation_fraction must be in"),
     ],
 )
 def test_parameters_are_checked_at_fit(data, params, message):
     with pytest.raises(ValueError, match=message):
         MultilabelClassifier(**params).fit(*data)
+
+
+def test_a_diverged_fit_raises(data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="training diverged"):
+            MultilabelClassifier(optimizer="sgd", max_iter=5).fit(data[0] * 1e300, data[1])
+
+
+def test_scikit_learns_tools_take_it(data):
+    X, Y = data
+    model = MultilabelClassifier(**LINEAR)
+    scores = cross_val_predict(model, X, Y, method="decision_function", cv=3)
+    assert scores.shape == Y.shape
+    search = GridSearchCV(model, {"alpha": [0.01, 0.1]}, cv=3).fit(X, Y)
+    restored = pickle.loads(pickle.dumps(search.best_estimator_))
+    np.testing.assert_array_equal(restored.predict(X), search.predict(X))
+    np.testing.assert_array_equal(clone(model).fit(X, Y).predict(X), model.fit(X, Y).predict(X))
+
+
+def test_one_hidden_layer_may_be_given_as_a_number(data):
+    X, Y = data
+    as_number, as_tuple = (fitted(X, Y, hidden_layer_sizes=h, max_iter=2) for h in (7, (7,)))
+    np.testing.assert_array_equal(as_number.decision_function(X), as_tuple.decision_function(X))
+
+
+@pytest.mark.library("jax")
+def test_jax_compiles_a_network_once(xp, data):
+    from zlpr._bridges import _jax
+
+    X, Y = data
+    model = fitted(xp.asarray(X), xp.asarray(Y), max_iter=2)
+    model.predict(xp.asarray(X))
+    before = _jax._jax_function.cache_info().misses + _jax._jitted.cache_info().misses
+    again = fitted(xp.asarray(X), xp.asarray(Y), max_iter=2, random_state=1)
+    again.predict(xp.asarray(X))
+    assert _jax._jax_function.cache_info().misses + _jax._jitted.cache_info().misses == before
+
+
+def test_float32_converges_on_lbfgs(xp, data):
+    if xp.name == "cupy":
+        pytest.skip("the emulator is a thousand times slower")
+    X, Y = data
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        MultilabelClassifier(**LINEAR).fit(xp.asarray(X.astype(np.float32)), xp.asarray(Y))
 
 
 def test_bad_data_is_named(xp, data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import mpmath as mp
 import numpy as np
@@ -255,3 +256,12 @@ def test_numpy_scalars_as_settings_do_not_promote():
 def test_bad_settings_are_named(make, word):
     with pytest.raises(ValueError, match=word):
         make()
+
+
+def test_transforms_are_pickled_as_the_call_that_made_them(xp):
+    transform = optim.chain(optim.clip_by_global_norm(1.0), optim.adaxw(1e-2, weight_decay=0.1))
+    restored = pickle.loads(pickle.dumps(transform))
+    params, grads = ({"w": xp.asarray(np.asarray(v))} for v in ([1.0, -2.0], [3.0, 4.0]))
+    expected, _ = transform.update(grads, transform.init(params), params)
+    found, _ = restored.update(grads, restored.init(params), params)
+    np.testing.assert_array_equal(xp.to_numpy(found["w"]), xp.to_numpy(expected["w"]))

@@ -138,12 +138,49 @@ def test_arguments_may_be_named(xp, rows):
     )
 
 
-def test_out_takes_any_axis_and_dtype():
+def test_out_takes_any_axis():
     rng = np.random.default_rng(3)
     s, y = rng.normal(size=(5, 4)), rng.random((5, 4)) < 0.5
-    out = np.zeros((5, 4), dtype=np.float32)
+    out = np.zeros((5, 4))
     assert zlpr_loss.value_and_grad(s, y, axis=0, out=out)[1] is out
-    np.testing.assert_allclose(out, zlpr_loss.value_and_grad(s, y, axis=0)[1], rtol=1e-6)
+    np.testing.assert_array_equal(out, zlpr_loss.value_and_grad(s, y, axis=0)[1])
+
+
+def test_out_must_have_the_dtype_and_be_writable():
+    s, y = np.zeros((2, 3)), np.zeros((2, 3), dtype=bool)
+    with pytest.raises(TypeError, match="out must have the dtype of scores, float64, not int64"):
+        zlpr_loss.value_and_grad(s, y, out=np.zeros((2, 3), dtype=int))
+    locked = np.zeros((2, 3))
+    locked.flags.writeable = False
+    with pytest.raises(ValueError, match="out must be writable"):
+        zlpr_loss.value_and_grad(s, y, out=locked)
+
+
+def test_the_cotangent_is_a_number_or_shaped_like_the_value(xp, rows):
+    s, y, *_ = map(xp.asarray, rows)
+    _, pullback = zlpr_loss.vjp(s, y)
+    np.testing.assert_array_equal(xp.to_numpy(pullback(1.0)), xp.to_numpy(zlpr_loss.value_and_grad(s, y)[1]))
+    with pytest.raises(ValueError, match=r"dvalue must have the shape of the value, \(\), not \(6,\)"):
+        pullback(xp.asarray(np.ones(6)))
+    with pytest.raises(ValueError, match=r"dvalue must have the shape of the value, \(6,\), not"):
+        zlpr_loss.vjp(s, y, reduction="none")[1](1.0)
+
+
+def test_masked_targets_are_not_read(xp):
+    # -1 and nan are what a masked class is often marked with.
+    s, mask = xp.asarray(np.zeros((1, 3))), xp.asarray(np.asarray([[False, True, True]]))
+    expected = zlpr_loss(s, xp.asarray(np.asarray([[0, 0, 1]])), mask=mask)
+    for marked in (np.asarray([[-1, 0, 1]]), np.asarray([[np.nan, 0.0, 1.0]])):
+        assert float(zlpr_loss(s, xp.asarray(marked), mask=mask)) == float(expected)
+
+
+def test_a_row_of_weight_zero_is_absent(xp):
+    s = xp.asarray(np.asarray([[np.inf, 1.0], [0.0, 1.0]]))
+    y, w = xp.asarray(np.asarray([[0, 1], [0, 1]])), xp.asarray(np.asarray([0.0, 1.0]))
+    value, gradient = zlpr_loss.value_and_grad(s, y, sample_weight=w)
+    assert float(value) == float(zlpr_loss(s[1:, :], y[1:, :]))
+    np.testing.assert_array_equal(xp.to_numpy(gradient)[0], [0.0, 0.0])
+    assert np.isnan(float(zlpr_loss(s, y, sample_weight=w * 0)))
 
 
 def test_extra_memory_is_the_gradient_and_a_few_blocks():
@@ -205,8 +242,8 @@ def test_vjp_may_be_pulled_back_twice(xp, rows):
             r"sample_weight must have one entry a row, shape \(2,\)",
         ),
         ({"threshold": np.zeros(3)}, ValueError, "threshold must have one entry a row"),
-        ({"threshold": float("nan")}, ValueError, "threshold must be finite"),
-        ({"label_smoothing": 1.5}, ValueError, r"label_smoothing must be in \[0, 1\]"),
+        ({"threshold": float("nan")}, ValueError, "threshold must be a finite number"),
+        ({"label_smoothing": 1.5}, ValueError, r"label_smoothing must be a number in \[0, 1\]"),
         ({"reduction": "median"}, ValueError, "reduction must be"),
         ({"axis": 2}, ValueError, "axis 2 is out of bounds"),
         ({"margin": 1.0}, TypeError, "unexpected keyword argument 'margin'"),

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import optree
+from jax.custom_derivatives import SymbolicZero
 
 from zlpr import _array
 from zlpr._array import Array
-from zlpr._bridges._structure import Structure, disassembled, flattened
+from zlpr._bridges._structure import Structure, disassembled
 
 if TYPE_CHECKING:
     from zlpr.rules import Rule
@@ -33,18 +34,31 @@ def _jax_function(
     def call(*arrays: Array) -> Array:
         return rule.forward(*structure.arguments(_merged(dynamic, constants, arrays)), ())[0]
 
-    def call_jvp(arrays: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    def call_jvp(arrays: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
         """The tangent by transposing the pullback, which is linear: one definition serves both modes."""
         args, opts = structure.arguments(_merged(dynamic, constants, arrays))
-        needs = tuple(name for name in rule.wrt if _all_floating(rule.locate(name, args, opts)))
+        moving = {i for i, t in zip(dynamic, tangents, strict=True) if not isinstance(t, SymbolicZero)}
+        places = structure.places(rule)
+        if not moving.issubset({i for where in places.values() for i in where}):
+            raise TypeError(
+                f"{rule.__name__} is differentiable in {', '.join(rule.wrt)} alone, but the derivative with respect "
+                f"to another argument is asked for: wrap it in jax.lax.stop_gradient"
+            )
+        needs = tuple(name for name, where in places.items() if moving.intersection(where))
         value, pull = rule.forward(args, opts, needs)
-        of_args, of_opts = structure.arguments(_merged(dynamic, constants, tangents))
-        dinputs = tuple(rule.locate(name, of_args, of_opts) for name in needs)
+        whole = tuple(
+            t if i in moving else jax.numpy.zeros_like(x)
+            for i, t, x in zip(dynamic, tangents, arrays, strict=True)
+        )
+        of_args, of_opts = structure.arguments(_merged(dynamic, constants, whole))
+        given = tuple(rule.locate(name, of_args, of_opts) for name in needs)
+        pulled = jax.eval_shape(lambda dy: tuple(pull(dy)), value)
+        dinputs = jax.tree.map(lambda t, like: t.astype(like.dtype), given, pulled)
         (dvalue,) = jax.linear_transpose(lambda dy: tuple(pull(dy)), value)(dinputs)
         return value, dvalue
 
     differentiable = jax.custom_jvp(call)
-    differentiable.defjvp(call_jvp)
+    differentiable.defjvp(call_jvp, symbolic_zeros=True)
     jitted: Callable[..., Array] = jax.jit(differentiable)
     return jitted
 
@@ -85,11 +99,6 @@ def _merged(dynamic: tuple[int, ...], constants: tuple[Any, ...], arrays: tuple[
     for i, x in zip(dynamic, arrays, strict=True):
         leaves[i] = x
     return leaves
-
-
-def _all_floating(value: Any) -> bool:
-    leaves, _ = flattened(value)
-    return all(_array.is_array(leaf) and _array.kind(leaf) == "floating" for leaf in leaves)
 
 
 def gradients(

@@ -8,8 +8,11 @@ from pathlib import Path
 from zlpr.cli.errors import InputError
 
 
-def require_writable(path: Path) -> None:
-    """Raise InputError unless a file can be written at `path`; asked before the work starts, not after it."""
+def require_writable(path: Path, *inputs: Path) -> None:
+    """Raise InputError unless a file can be written at `path`, which is none of the inputs; asked before the work."""
+    for other in inputs:
+        if path.exists() and other.exists() and path.samefile(other):
+            raise InputError(f"--out {path} is the file that is read; it would be lost")
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder")
     if not path.parent.is_dir():

@@ -74,7 +74,7 @@ def fit_model(options: FitOptions) -> bool:
         For anything the user can correct; then no file has been touched.
     """
     require_backend(options.backend)
-    require_writable(options.out)
+    require_writable(options.out, options.data)
     parameters = estimator_parameters(options)
     table = read_table(options.data, options.labels)
     train, test = split_rows(table, options)

@@ -41,7 +41,7 @@ def predict_file(model_path: Path, data: Path, out: Path, with_scores: bool, bac
     require_backend(backend)
     if out.suffix.lower() not in (".csv", ".npz"):
         raise InputError(f"--out must end in .csv or .npz, not {out.name!r}")
-    require_writable(out)
+    require_writable(out, data, model_path)
     model = load_model(model_path)
     table = read_features(data, model.feature_names, model.label_names)
     labels, scores = _predict(model_path, model, table.X, backend)

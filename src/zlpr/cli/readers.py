@@ -349,7 +349,11 @@ def _first_not_a_number(names: Sequence[str], row: Sequence[str]) -> tuple[str, 
 
 
 def _split_names(labels: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([labels], skipinitialspace=True), []) if name.strip()]
+    names = [name.strip() for name in next(csv.reader([labels], skipinitialspace=True), []) if name.strip()]
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise InputError(f"--labels names {twice!r} twice")
+    return names
 
 
 def _chosen(path: Path, sheet: Sheet, labels: str | None) -> Sequence[str]:

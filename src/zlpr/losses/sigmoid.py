@@ -6,7 +6,10 @@ kind. The algebra is in ``docs/derivations/zlpr.md``.
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import numpy as np
 
 from zlpr import _array, _ops
 from zlpr._array import Array
@@ -78,7 +81,7 @@ def sigmoid_cross_entropy(
     1.386294 [[-0.5  0.5]]
     """
     labels = rows.labels.dense()
-    _check_positive_weight(positive_weight, rows.scores)
+    positive_weight = _checked_positive_weight(positive_weight, rows.scores)
     z, tail = _exponents_and_tails(rows, labels)
     xp = _array.namespace(z)
     values = _ops.row_sum(labels.weighed(_ops.relu(z) + xp.log1p(tail), positive_weight))
@@ -93,6 +96,7 @@ def sigmoid_cross_entropy(
 def _diagonal(rows: Rows, *, positive_weight: Any = None) -> Array:
     """``σ(s) σ(-s)``, weighted as the loss is."""
     labels = rows.labels.dense()
+    positive_weight = _checked_positive_weight(positive_weight, rows.scores)
     _, tail = _exponents_and_tails(rows, labels)
     return labels.folded(labels.weighed(tail / ((1 + tail) * (1 + tail)), positive_weight), 1)
 
@@ -109,13 +113,19 @@ def _exponents_and_tails(rows: Rows, labels: Labels) -> tuple[Array, Array]:
     return z, _ops.exp_(-_array.namespace(z).abs(z))
 
 
-def _check_positive_weight(weight: Any, scores: Array) -> None:
-    if weight is None or isinstance(weight, int | float):
-        return
+def _checked_positive_weight(weight: Any, scores: Array) -> Any:
+    """The weight as a Python number, or as an array in the dtype to compute in."""
+    if weight is None:
+        return None
+    if isinstance(weight, int | float | np.number):
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"positive_weight must be finite and not negative, got {weight}")
+        return float(weight)
     _array.require_array("positive_weight", weight)
     _array.require_same_home("scores", scores, "positive_weight", weight)
-    if tuple(weight.shape) != (scores.shape[-1],):
+    if tuple(weight.shape) not in ((), (scores.shape[-1],)):
         raise ValueError(
             f"positive_weight must be a number or have one entry a class, shape ({scores.shape[-1]},), "
             f"not {tuple(weight.shape)}"
         )
+    return _array.namespace(weight).astype(weight, scores.dtype, copy=False)

@@ -143,5 +143,6 @@ def _masked_and_smoothed(rows: Rows) -> Array:
         even = (mass / targets.shape[-1])[:, None]
     else:
         counting = _array.namespace(mask).astype(mask, targets.dtype)
-        even = counting * (mass / _ops.row_sum(counting))[:, None]
+        count = _ops.row_sum(counting)
+        even = counting * (mass / _ops.where(count == 0, 1.0, count, count))[:, None]
     return (1 - rows.smoothing) * targets + rows.smoothing * even

@@ -184,3 +184,8 @@ def fit_lbfgs(
     except KeyboardInterrupt:
         fit.interrupted = True
     return fit
+
+
+def _rounding(x: Array) -> float:
+    """The relative change of a loss that rounding alone can make."""
+    return 64 * float(_array.namespace(x).finfo(x.dtype).eps)

@@ -5,8 +5,11 @@ Backpropagation runs through the pullbacks of `zlpr.nn`; no autograd is used on 
 
 from __future__ import annotations
 
+import functools
+import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -44,7 +47,7 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
     Parameters
     ----------
-    hidden_layer_sizes : sequence of int, default (100,)
+    hidden_layer_sizes : sequence of int, or int, default (100,)
         Widths of the hidden layers; ``()`` for the linear model.
     loss : {"zlpr", "sigmoid"}, default "zlpr"
         The ZLPR loss, or the sum of the labels' sigmoid cross-entropies.
@@ -92,9 +95,11 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     ----------
     params_ : tuple of dict
         ``weight`` and ``bias`` of each layer, of the library of the training data.
-    classes_ : ndarray
+    label_values_ : ndarray
         The values that stand for absent and present in the training targets, such as 0 and 1; the only one if
         there is but one, and then that is what is predicted.
+    classes_ : ndarray
+        Numbers of the labels, ``arange(n_outputs_)``, as scikit-learn has it; `label_values_` where y was a vector.
     n_outputs_ : int
         Number of labels.
     n_features_in_ : int
@@ -133,7 +138,7 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
     def __init__(
         self,
-        hidden_layer_sizes: Sequence[int] = (100,),
+        hidden_layer_sizes: Sequence[int] | int = (100,),
         loss: Literal["zlpr", "sigmoid"] = "zlpr",
         solver: Literal["minibatch", "lbfgs"] = "minibatch",
         optimizer: str | optim.Transform = "adaxw",
@@ -187,7 +192,7 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         params : sequence of dict
             As in ``params_``.
         classes : sequence of two values, default (0, 1)
-            As in ``classes_``.
+            As in ``label_values_``.
         **constructor_params
             Of the estimator.
 
@@ -205,10 +210,11 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """
         model = cls(**constructor_params)
         model.params_ = tuple(dict(layer) for layer in params)
-        model.classes_ = np.asarray(classes)
+        model.label_values_ = np.asarray(classes)
         model.n_features_in_ = int(params[0]["weight"].shape[0])
         model.n_outputs_ = int(params[-1]["weight"].shape[1])
-        model._target_dtype, model._flat = model.classes_.dtype.name, False
+        model.classes_ = np.arange(model.n_outputs_)
+        model._target_dtype, model._flat = model.label_values_.dtype.name, False
         return model
 
     def fit(self, X: Array, y: Array) -> MultilabelClassifier:
@@ -227,16 +233,17 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self._check_parameters()
         X = self._checked(X, reset=True)
         y = _targets.checked_indicator(y, X)
-        self.classes_ = _targets.label_values(y)
+        self.label_values_ = _targets.label_values(y)
         self._target_dtype = str(y.dtype).rpartition(".")[2]
         self._flat = y.ndim == 1
-        targets = _targets.encoded(y, self.classes_)
+        targets = _targets.encoded(y, self.label_values_)
         self.n_outputs_ = int(targets.shape[1])
+        self.classes_ = self.label_values_ if self._flat else np.arange(self.n_outputs_)
         if X.shape[0] < 2 and self.early_stopping:
             raise ValueError(f"early_stopping needs at least 2 samples, got n_samples = {X.shape[0]}")
         rng = _generator(self.random_state)
-        sizes = (self.n_features_in_, *self.hidden_layer_sizes, self.n_outputs_)
-        gain = 1.0 if not self.hidden_layer_sizes else 2.0**0.5
+        sizes = (self.n_features_in_, *self._hidden(), self.n_outputs_)
+        gain = 2.0**0.5 if self._hidden() else 1.0
         params: Any = nn.dense_parameters(sizes, X, gain=gain, rng=rng)
         if self.solver == "lbfgs":
             params = optree.tree_map(_array.namespace(X).zeros_like, params)  # a convex problem needs no luck
@@ -272,7 +279,7 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         y : (n_samples, n_labels) array of the same library, shaped as in training
         """
         scores = self.decision_function(X)
-        return _targets.decoded(scores > self.threshold, self.classes_, self._target_dtype)
+        return _targets.decoded(scores > self.threshold, self.label_values_, self._target_dtype)
 
     def score(self, X: Array, y: Array, sample_weight: Any = None) -> float:
         """Subset accuracy: the share of rows whose labels are all right.
@@ -307,14 +314,22 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         _require_choice("activation", self.activation, _ACTIVATIONS)
         if not isinstance(self.optimizer, optim.Transform):
             _require_choice("optimizer", self.optimizer, _OPTIMIZERS)
-        if self.solver == "lbfgs" and tuple(self.hidden_layer_sizes):
+        if self.solver == "lbfgs" and self._hidden():
             raise ValueError(
-                f'solver="lbfgs" is for the linear model, hidden_layer_sizes=(), not {tuple(self.hidden_layer_sizes)}'
+                f'solver="lbfgs" is for the linear model, hidden_layer_sizes=(), not {self.hidden_layer_sizes!r}'
             )
         if self.adversarial is not None:
             raise ValueError(f"adversarial must be None, not {self.adversarial!r}")
-        if self.max_iter < 1:
-            raise ValueError(f"max_iter must be at least 1, got {self.max_iter}")
+        for name in ("max_iter", "n_iter_no_change", "batch_size"):
+            value = getattr(self, name)
+            if not (name == "batch_size" and value is None) and not (_is_integer(value) and value >= 1):
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        for name in ("alpha", "noise", "learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+        if any(not _is_integer(width) or width < 1 for width in self._hidden()):
+            raise ValueError(f"hidden_layer_sizes must be positive integers, got {self.hidden_layer_sizes!r}")
         if self.early_stopping and not 0.0 < self.validation_fraction < 1.0:
             raise ValueError(f"validation_fraction must be in (0, 1), got {self.validation_fraction}")
 
@@ -334,11 +349,12 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             )
         return X
 
+    def _hidden(self) -> tuple[int, ...]:
+        sizes: Any = self.hidden_layer_sizes
+        return (sizes,) if _is_integer(sizes) else tuple(sizes)
+
     def _network(self) -> Rule:
-        between = _ACTIVATIONS[self.activation]
-        return nn.sequential(
-            *(layer for _ in self.hidden_layer_sizes for layer in (nn.dense, between)), nn.dense
-        )
+        return _network(self.activation, len(self._hidden()))
 
     def _params_for(self, X: Array) -> Any:
         """The parameters on the library of X, moved there if the model was fitted on another."""
@@ -351,7 +367,7 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         )
 
     def _run(self, params: Any, X: Array, targets: Array, rng: np.random.Generator) -> Fit:
-        objective = _Objective(self, self._alpha(X.shape[0]))
+        objective = _Objective.of(self, self._alpha(X.shape[0]))
         unit = "iteration" if self.solver == "lbfgs" else "epoch"
         with progress_bar(unit, self.max_iter, self.verbose) as progress:
             if self.solver == "lbfgs":
@@ -417,18 +433,33 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             )
 
 
-class _Objective:
-    """The penalised mean loss of a batch and its gradients; hashable, so that JAX compiles it once."""
+@functools.cache  # one rule for equal networks, so that JAX compiles it once
+def _network(activation: str, hidden: int) -> Rule:
+    return nn.sequential(
+        *(layer for _ in range(hidden) for layer in (nn.dense, _ACTIVATIONS[activation])), nn.dense
+    )
 
-    def __init__(self, model: MultilabelClassifier, alpha: float) -> None:
-        self.network, self.loss, self.alpha = model._network(), _LOSSES[model.loss], alpha
-        self.options = {"label_smoothing": model.label_smoothing}
+
+@dataclass(frozen=True)
+class _Objective:
+    """The penalised mean loss of a batch and its gradients; equal ones are compiled once."""
+
+    network: Rule
+    loss: Rule
+    alpha: float
+    options: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(cls, model: MultilabelClassifier, alpha: float) -> _Objective:
+        """The objective of a model's parameters."""
+        options = [("label_smoothing", model.label_smoothing)]
         if model.loss == "zlpr":
-            self.options["threshold"] = model.threshold
+            options.append(("threshold", model.threshold))
+        return cls(model._network(), _LOSSES[model.loss], alpha, tuple(options))
 
     def __call__(self, params: Any, x: Array, targets: Array, weights: Array) -> tuple[Array, Any]:
         scores, pullback = self.network.vjp(params, x, argnums="params")
-        loss, dscores = self.loss.value_and_grad(scores, targets, sample_weight=weights, **self.options)
+        loss, dscores = self.loss.value_and_grad(scores, targets, sample_weight=weights, **dict(self.options))
         gradients = pullback(dscores)
         if not self.alpha:
             return loss, gradients
@@ -443,6 +474,10 @@ class _Objective:
 def _require_choice(name: str, value: Any, choices: Any) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _generator(random_state: Any) -> np.random.Generator:

@@ -9,13 +9,16 @@ written once.
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, ParamSpec, TypeAlias
 
 from zlpr import _array, _treewalk
 from zlpr._array import Array
 from zlpr._treewalk import Leaves, Tree
+
+_Arguments = ParamSpec("_Arguments")
 
 Number: TypeAlias = Any
 """A Python number when the step runs eagerly, a 0-d array inside a trace."""
@@ -76,6 +79,22 @@ class State(NamedTuple):
     """For each stage a named tuple of trees that mirror the parameters; at least float32."""
 
 
+def remembered(factory: Callable[_Arguments, Transform]) -> Callable[_Arguments, Transform]:
+    """Decorator of the public factories: a transform is pickled as the call that made it."""
+
+    @functools.wraps(factory)
+    def made(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Transform:
+        return replace(factory(*args, **kwargs), recipe=(made, args, kwargs))
+
+    return made
+
+
+def _made_again(
+    factory: Callable[..., Transform], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Transform:
+    return factory(*args, **kwargs)
+
+
 @dataclass(frozen=True)
 class Transform:
     """A gradient transform: what `zlpr.optim.adam`, `zlpr.optim.chain` and the others return.
@@ -104,6 +123,13 @@ class Transform:
     """
 
     stages: tuple[Stage, ...]
+    recipe: tuple[Any, ...] | None = field(default=None, compare=False, repr=False)
+    """The factory that made it and its arguments, by which it is pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.recipe is None:
+            raise pickle.PicklingError("a Transform made of stages by hand cannot be pickled")
+        return _made_again, self.recipe
 
     def init(self, params: Tree) -> State:
         """Return the state before the first step.
@@ -259,6 +285,7 @@ class Transform:
         return updates, kept
 
 
+@remembered
 def chain(*transforms: Transform) -> Transform:
     """Run transforms one after the other, each on the updates of the one before.
 

@@ -14,9 +14,10 @@ import numpy as np
 from zlpr import _array, _treewalk
 from zlpr._array import Array
 from zlpr._treewalk import Leaves, Tree
-from zlpr.optim._chain import NoSlots, Number, Numbers, Stage, Transform
+from zlpr.optim._chain import NoSlots, Number, Numbers, Stage, Transform, remembered
 
 
+@remembered
 def clip_by_global_norm(max_norm: float, *, mode: Literal["hard", "soft"] = "hard") -> Transform:
     r"""Scale all updates by one factor so that their common norm stays within `max_norm`.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 from zlpr import _array
 from zlpr._array import Array
 from zlpr._treewalk import Tree
-from zlpr.optim._chain import NoSlots, Number, Numbers, Stage, Transform
+from zlpr.optim._chain import NoSlots, Number, Numbers, Stage, Transform, remembered
 
 Schedule: TypeAlias = Callable[[Any], Any]
 """The learning rate as a function of the number of finished steps: 0 at the first step."""
@@ -38,6 +38,7 @@ class Moments(NamedTuple):
     v: Tree
 
 
+@remembered
 def sgd(lr: float | Schedule, *, momentum: float = 0.0, nesterov: bool = False) -> Transform:
     r"""Stochastic gradient descent, with momentum if asked for.
 
@@ -108,6 +109,7 @@ def sgd(lr: float | Schedule, *, momentum: float = 0.0, nesterov: bool = False) 
     return Transform((Stage(descend_with_momentum, Momentum, coefficients),))
 
 
+@remembered
 def adam(lr: float | Schedule, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Transform:
     r"""Adam.
 
@@ -155,6 +157,7 @@ def adam(lr: float | Schedule, *, b1: float = 0.9, b2: float = 0.999, eps: float
     return _adaptive(lr, b1, eps, _adam_weight(_fraction("b2", b2)), corrected=True)
 
 
+@remembered
 def adamw(
     lr: float | Schedule, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-2
 ) -> Transform:
@@ -199,6 +202,7 @@ def adamw(
     )
 
 
+@remembered
 def adax(lr: float | Schedule, *, b1: float = 0.9, b2: float = 1e-4, eps: float = 1e-12) -> Transform:
     r"""AdaX: Adam with a long memory, whose second moment settles.
 
@@ -255,6 +259,7 @@ def adax(lr: float | Schedule, *, b1: float = 0.9, b2: float = 1e-4, eps: float 
     return _adaptive(lr, b1, eps, _adax_weight(_fraction("b2", b2)), corrected=False)
 
 
+@remembered
 def adaxw(
     lr: float | Schedule, *, b1: float = 0.9, b2: float = 1e-4, eps: float = 1e-12, weight_decay: float = 5e-2
 ) -> Transform:

@@ -48,7 +48,7 @@ class Layout(NamedTuple):
         if name == "threshold":
             scaled = gradient * dvalue
             return xp.sum(scaled) if self.shared_threshold else scaled
-        if dvalue.ndim and self.batch:
+        if getattr(dvalue, "ndim", 0) and self.batch:
             dvalue = xp.expand_dims(dvalue, axis=self.axis)
         return xp.astype(gradient * dvalue, gradient.dtype, copy=False)
 
@@ -62,7 +62,14 @@ def split_axis(scores: Array, axis: int) -> tuple[int, tuple[int, ...]]:
 
 
 def scaled_gradients(
-    layout: Layout, needs: tuple[str, ...], gradients: tuple[Array, ...], dvalue: Array
+    layout: Layout,
+    needs: tuple[str, ...],
+    shape: tuple[int, ...],
+    gradients: tuple[Array, ...],
+    dvalue: Array | float,
 ) -> tuple[Array, ...]:
-    """Gradients in the caller's shape for the cotangent `dvalue`."""
+    """Gradients in the caller's shape for the cotangent `dvalue` of a value of this shape."""
+    found = () if isinstance(dvalue, int | float) else getattr(dvalue, "shape", type(dvalue).__name__)
+    if found != shape and (isinstance(found, str) or tuple(found) != shape):
+        raise ValueError(f"dvalue must have the shape of the value, {shape}, not {found}")
     return tuple(layout.scaled(name, g, dvalue) for name, g in zip(needs, gradients, strict=True))

@@ -97,21 +97,30 @@ class _Call(NamedTuple):
             rows = self.scores.shape[0]
             share = 1.0 / rows if self.reduction == "mean" and rows else 1.0
             return _full_rows(self.scores, share)
-        return self.weights / _ops.row_sum(self.weights) if self.reduction == "mean" else self.weights
+        with _walk.quiet(self.scores):
+            return self.weights / _ops.row_sum(self.weights) if self.reduction == "mean" else self.weights
 
     def reduced(self, values: Array) -> Array:
         """The values of the rows, (B,), as the reduction asks."""
         xp = _array.namespace(values)
+        if self.weights is not None:
+            with _walk.quiet(values):
+                return self._reduced_with_weights(values, self.weights)
         if self.reduction == "none":
-            values = values if self.weights is None else values * self.weights
             return xp.reshape(xp.astype(values, self.scores.dtype, copy=False), self.layout.batch)
         if self.reduction == "mean" and values.shape[0] == 0:
             return xp.full((), math.nan, dtype=values.dtype, device=_array.device(values))
-        if self.weights is not None:
-            total = _ops.row_sum(values * self.weights)
-            return total / _ops.row_sum(self.weights) if self.reduction == "mean" else total
         total = _ops.row_sum(values)
         return total / values.shape[0] if self.reduction == "mean" else total
+
+    def _reduced_with_weights(self, values: Array, weights: Array) -> Array:
+        """A row of weight 0 is absent, also where its loss is infinite; the mean of no weight is nan."""
+        xp = _array.namespace(values)
+        weighted = _ops.where(weights == 0, 0.0, values * weights, values)
+        if self.reduction == "none":
+            return xp.reshape(xp.astype(weighted, self.scores.dtype, copy=False), self.layout.batch)
+        total = _ops.row_sum(weighted)
+        return total / _ops.row_sum(weights) if self.reduction == "mean" else total
 
 
 def _full_rows(scores: Array, value: float) -> Array:
@@ -204,7 +213,11 @@ class RowLoss(Rule):
         self, args: tuple[Any, ...], opts: dict[str, Any], needs: tuple[str, ...]
     ) -> tuple[Array, tuple[Array, ...], Any]:
         value, gradients = _bridges.compiled(args[0], self._value_and_gradients, needs, None, args, opts)
-        return value, gradients, functools.partial(scaled_gradients, Layout.of(args, opts), needs)
+        return (
+            value,
+            gradients,
+            functools.partial(scaled_gradients, Layout.of(args, opts), needs, tuple(value.shape)),
+        )
 
     def value_and_grad(  # type: ignore[override]  # a row loss names its two arguments
         self, scores: Array, targets: Array, *, argnums: Any = 0, out: Array | None = None, **opts: Any
@@ -229,9 +242,8 @@ class RowLoss(Rule):
         args = (scores, targets)
         value, gradients = _bridges.compiled(scores, self._value_and_gradients, needs, out, args, opts)
         if "threshold" in needs:
-            gradients = scaled_gradients(
-                Layout.of(args, opts), needs, gradients, _array.namespace(value).ones_like(value)
-            )
+            ones = _array.namespace(value).ones_like(value)
+            gradients = scaled_gradients(Layout.of(args, opts), needs, tuple(value.shape), gradients, ones)
         return value, gradients[0] if single else gradients
 
     def value_grad_hess(self, scores: Array, targets: Array, **opts: Any) -> Any:
@@ -342,6 +354,8 @@ class RowLoss(Rule):
             scores = xp.astype(scores, compute, copy=False)
             if offset is not None:
                 scores = scores - offset[:, None]
+            if mask is not None and targets.ndim == 2:
+                targets = xp.where(mask, targets, xp.zeros_like(targets))
             labels, valid = self.targets.form(targets, scores, where, call.smoothing, "targets" in needs)
             rows = Rows(
                 scores, labels, mask, threshold, call.smoothing, where == "host", buffer, needs, call.options
@@ -376,8 +390,9 @@ class RowLoss(Rule):
         _array.require_same_home("scores", scores, "targets", targets)
         options = self._with_defaults(options)
         smoothing = options.pop("label_smoothing", 0.0)
-        if not 0.0 <= smoothing <= 1.0:
-            raise ValueError(f"label_smoothing must be in [0, 1], got {smoothing}")
+        if not isinstance(smoothing, int | float) or not 0.0 <= smoothing <= 1.0:
+            raise ValueError(f"label_smoothing must be a number in [0, 1], got {smoothing!r}")
+        smoothing = float(smoothing)
         threshold = options.pop("threshold", 0.0)
         layout = Layout(batch, axis, not getattr(threshold, "ndim", 0))
         rows = layout.as_rows(scores)
@@ -483,8 +498,8 @@ def _require_batch_shaped(name: str, x: Array, scores: Array, batch: tuple[int, 
 def _checked_threshold(threshold: Any, scores: Array, rows: Array, batch: tuple[int, ...]) -> Array | None:
     """The threshold of each row, (B,), or None for zero."""
     if not _array.is_array(threshold):
-        if not math.isfinite(threshold):
-            raise ValueError(f"threshold must be finite, got {threshold}")
+        if not isinstance(threshold, int | float | np.number) or not math.isfinite(threshold):
+            raise ValueError(f"threshold must be a finite number or an array, got {threshold!r}")
         return _full_rows(rows, float(threshold)) if threshold else None
     xp = _array.namespace(threshold)
     shared = threshold.ndim == 0
@@ -520,11 +535,15 @@ def _gradient_buffer(call: _Call, out: Array | None) -> Array | None:
         _require_like_scores("out", out, call.layout.restored(call.scores))
         if _array.place(out) != "host":
             raise TypeError("out must be an array in host memory")
+        if out.dtype != call.scores.dtype:
+            raise TypeError(f"out must have the dtype of scores, {call.scores.dtype}, not {out.dtype}")
+        if not _array.host_view("out", out).flags.writeable:
+            raise ValueError("out must be writable, but it is read-only")
         if np.may_share_memory(_array.host_view("out", out), _array.host_view("scores", call.scores)):
             raise ValueError("out must not share memory with scores: they are read again after it is written")
     if _array.place(call.scores) != "host" or _array.is_half(call.scores):
         return None
-    if out is not None and call.layout.is_plain and out.dtype == call.scores.dtype:
+    if out is not None and call.layout.is_plain:
         return out
     return _array.namespace(call.scores).empty_like(call.scores)
 
