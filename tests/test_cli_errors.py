@@ -228,7 +228,7 @@ def test_bad_data_is_one_line_and_no_file(
         (["--alpha", "-1"], "--alpha must not be negative, not -1"),
         (
             ["--hidden", "4", "--learning-rate", "1e300", "--epochs", "3"],
-            "training diverged: the parameters are no longer finite",
+            "training diverged: parameters are not finite; try a smaller --learning-rate",
         ),
         (["--frobnicate"], "--frobnicate"),
         (["--labels", "3"], "--labels 3, but Y has 2 columns"),

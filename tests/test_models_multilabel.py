@@ -247,7 +247,7 @@ def test_a_diverged_fit_raises(data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match="training diverged"):
-            MultilabelClassifier(optimizer="sgd", max_iter=5).fit(data[0] * 1e300, data[1])
+            MultilabelClassifier(optimizer="sgd", learning_rate=1e200, max_iter=5).fit(*data)
 
 
 def test_scikit_learns_tools_take_it(data):

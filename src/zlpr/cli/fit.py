@@ -178,11 +178,10 @@ def _train(parameters: dict[str, Any], X: Any, Y: Any) -> tuple[Any, bool]:
         warnings.simplefilter("always")
         # A number of epochs is a choice; only L-BFGS has an end of its own that it can miss.
         warnings.simplefilter("always" if estimator.solver == "lbfgs" else "ignore", ConvergenceWarning)
-        estimator.fit(X, Y)
-    if not all(np.isfinite(to_numpy(value)).all() for layer in estimator.params_ for value in layer.values()):
-        raise InputError(
-            "training diverged: the parameters are no longer finite; try a smaller --learning-rate"
-        )
+        try:
+            estimator.fit(X, Y)
+        except ValueError as error:  # what the estimator refuses, or training that diverged
+            raise InputError(str(error).replace("learning_rate", "--learning-rate")) from None
     for message in () if noted else dict.fromkeys(str(warning.message) for warning in caught):
         say(message.replace("max_iter=", "--epochs "), kind="warning")
     return estimator, bool(noted)

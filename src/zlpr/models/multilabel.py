@@ -423,6 +423,9 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     def _finish(self, fit: Fit) -> None:
         self.params_, self.n_iter_ = fit.params, max(1, fit.iterations)
         self.loss_curve_, self.validation_curve_ = fit.loss_curve, fit.validation_curve
+        for leaf in optree.tree_leaves(fit.params):
+            if not bool(_array.namespace(leaf).all(_array.namespace(leaf).isfinite(leaf))):
+                raise ValueError("training diverged: parameters are not finite; try a smaller learning_rate")
         if fit.interrupted:
             warnings.warn("Training was interrupted; the parameters reached are kept.", stacklevel=3)
         elif not fit.converged:
