@@ -314,3 +314,21 @@ def test_rule(xp):
         zlpr_loss, s, t, threshold=xp.asarray(rng.normal(size=4)), reduction="none", label_smoothing=0.1
     )
     check_rule(zlpr_loss, s, t, threshold=xp.asarray(np.asarray(0.3)), mask=y, reduction="sum")
+
+
+def test_the_gradient_of_the_targets(xp):
+    # e^-s / B - e^s / A, and no nan where an exponential overflows.
+    rng = np.random.default_rng(7)
+    scores, targets = rng.normal(size=(1, 5)), rng.random((1, 5))
+    _, gradient = zlpr_loss.value_and_grad(xp.asarray(scores), xp.asarray(targets), argnums="targets")
+    up, down = 1 + np.sum((1 - targets) * np.exp(scores)), 1 + np.sum(targets * np.exp(-scores))
+    np.testing.assert_allclose(
+        xp.to_numpy(gradient), np.exp(-scores) / down - np.exp(scores) / up, rtol=1e-13
+    )
+    huge = np.asarray([[1e38, 0.0], [np.inf, 0.0], [-3e38, 3e38]], dtype=np.float32)
+    half = np.full((3, 2), 0.5, dtype=np.float32)
+    for threshold in (0.0, -3e38):
+        _, slope = zlpr_loss.value_and_grad(
+            xp.asarray(huge), xp.asarray(half), argnums="targets", threshold=threshold
+        )
+        assert not np.any(np.isnan(xp.to_numpy(slope)))

@@ -218,8 +218,17 @@ def _threshold_gradient(negative: _Side, positive: _Side) -> Array:
 
 
 def _targets_gradient(rows: Rows, negative: _Side, positive: _Side) -> Array:
+    """``e^(s0 - s) / B - e^(s - s0) / A``, A and B the totals of the negative and of the positive side."""
     xp = _array.namespace(rows.scores)
     above = rows.scores if rows.threshold is None else rows.scores - rows.threshold[:, None]
-    slope = xp.exp(-above - positive.log_total()[:, None]) - xp.exp(above - negative.log_total()[:, None])
-    slope = slope * (1 - rows.smoothing)
+    in_positive = xp.exp(_finite(-above) - _finite(positive.log_total())[:, None])
+    in_negative = xp.exp(_finite(above) - _finite(negative.log_total())[:, None])
+    slope = (in_positive - in_negative) * (1 - rows.smoothing)
     return slope if rows.mask is None else _ops.where(rows.mask, slope, 0.0, slope)
+
+
+def _finite(x: Array) -> Array:
+    """The largest finite number for infinity, so that one infinity less another is 0."""
+    largest = math.exp(_ops.log_max(x)) * (1 - 1e-6)
+    x = _ops.where(x > largest, largest, x, x)
+    return _ops.where(x < -largest, -largest, x, x)
