@@ -69,7 +69,8 @@ def scaled_gradients(
     dvalue: Array | float,
 ) -> tuple[Array, ...]:
     """Gradients in the caller's shape for the cotangent `dvalue` of a value of this shape."""
-    found = () if isinstance(dvalue, int | float) else getattr(dvalue, "shape", type(dvalue).__name__)
-    if found != shape and (isinstance(found, str) or tuple(found) != shape):
-        raise ValueError(f"dvalue must have the shape of the value, {shape}, not {found}")
+    found = () if isinstance(dvalue, int | float) else getattr(dvalue, "shape", None)
+    if found is None or tuple(found) != shape:
+        what = type(dvalue).__name__ if found is None else tuple(found)
+        raise ValueError(f"dvalue must have the shape of the value, {shape}, not {what}")
     return tuple(layout.scaled(name, g, dvalue) for name, g in zip(needs, gradients, strict=True))
