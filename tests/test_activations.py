@@ -147,7 +147,7 @@ def test_the_tanh_form_of_gelu_has_a_tail(xp):
 
 
 def test_gelu_golden_values(xp):
-    # numerics.md 2, 17 digits; 6.5 ulp are at most 1.5e-15.
+    # From mpmath, 17 digits; 6.5 ulp are at most 1.5e-15.
     x = [-8.0, -5.5, -3.0, -1.0, 1.0, 3.0]
     expected = [
         *(-4.9767684594174273e-15, -1.0444259356238246e-7, -0.0040496940948902836),
@@ -164,7 +164,7 @@ def test_gelu_golden_values(xp):
 
 
 def test_gelu_extrema(xp):
-    # numerics.md 2: the places to 17 digits, so that the derivative there is a rounding error.
+    # From mpmath: the places to 17 digits, so that the derivative there is a rounding error.
     lowest, steepest = -0.75179152469356446, math.sqrt(2)
     value, slope = map(
         xp.to_numpy, gelu.value_and_grad(xp.asarray(np.asarray([lowest, steepest, -steepest])))
@@ -181,7 +181,7 @@ def test_gelu_extrema(xp):
 
 
 def test_gelu_approximations_err_by_what_is_known(xp):
-    # numerics.md 2, table of the largest errors and their places.
+    # From mpmath: the largest errors and their places.
     for form, place, error in (("tanh", 2.699, 4.73236e-4), ("sigmoid", 2.270, 2.03349e-2)):
         x = np.linspace(-8, 8, 401)
         gap = np.abs(xp.to_numpy(gelu(xp.asarray(x), approximate=form) - gelu(xp.asarray(x))))
@@ -191,7 +191,7 @@ def test_gelu_approximations_err_by_what_is_known(xp):
 
 @pytest.mark.parametrize("x", [-3.0, -4.0, -5.0, -5.5, -6.0, -8.0, -12.0])
 def test_gelu_where_others_have_no_digits(xp, x):
-    # peers.md 5: torch 2.13 F.gelu in float32 is off by 17 % at -5, by 57 % at -5.5, and 0 from -6 on; its gradient is
+    # Measured: torch 2.13 F.gelu in float32 is off by 17 % at -5, by 57 % at -5.5, and 0 from -6 on; its gradient is
     # off by 16 % at -6.
     value, slope = gelu.value_and_grad(xp.asarray(np.asarray([x], dtype=np.float32)))
     exact_value, exact_slope = reference.gelu(x)

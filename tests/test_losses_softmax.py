@@ -59,7 +59,7 @@ def test_distributions(xp, data):
 @pytest.mark.parametrize("dtype", WIDE)
 @pytest.mark.parametrize("margin", [17.0, 20.0, 40.0, 80.0])
 def test_a_confident_right_answer_keeps_its_digits(xp, dtype, margin):
-    # PyTorch and optax: loss 0 and gradient 0 from margin 17 in float32 (peers.md 1.1).
+    # PyTorch and optax: loss 0 and gradient 0 from margin 17 in float32.
     scores = np.asarray([[margin, 0.1, 0.0]]).astype(dtype)
     value, gradient = softmax_cross_entropy.value_and_grad(
         xp.asarray(scores), xp.asarray(np.asarray([0])), reduction="none"

@@ -84,7 +84,7 @@ def test_random_rows_are_within_4_ulp(xp, dtype, scale):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-14)])
 @pytest.mark.parametrize("margin", [10.0, 15.0, 20.0, 40.0, 80.0])
 def test_saturated_rows_keep_their_digits(xp, dtype, tolerance, margin):
-    # Two positives at the margin, eight negatives at its opposite: the case of peers.md where others give 0 or less.
+    # Two positives at the margin, eight negatives at its opposite: here the popular forms give 0 or less.
     targets = np.arange(10)[None] < 2
     scores = np.where(targets, margin, -margin).astype(dtype)
     value, gradient = zlpr_loss.value_and_grad(xp.asarray(scores), xp.asarray(targets))
@@ -94,7 +94,7 @@ def test_saturated_rows_keep_their_digits(xp, dtype, tolerance, margin):
 
 
 def test_golden_values(xp):
-    # numerics.md 1.10, 40 digits.
+    # From mpmath, 40 digits.
     s, y = xp.asarray(GOLDEN_SCORES), xp.asarray(np.asarray([[1, 0, 1, 0, 0]]))
     value, gradient = zlpr_loss.value_and_grad(s, y)
     assert float(value) == pytest.approx(3.7772783790266635, rel=1e-15)
@@ -130,7 +130,7 @@ INF = math.inf
 
 @pytest.mark.parametrize(
     ("scores", "targets", "value", "gradient"),
-    [  # numerics.md 1.10, the table of edge cases
+    [  # the limits, worked out by hand
         ([0.0, 0.0, 0.0], [0, 0, 0], 1.3862943611198906, [0.25, 0.25, 0.25]),
         ([0.0, 0.0, 0.0], [1, 1, 1], 1.3862943611198906, [-0.25, -0.25, -0.25]),
         ([1000.0], [0], 1000.0, [1.0]),
@@ -199,7 +199,7 @@ def test_threshold_and_its_gradient(xp, dtype, data):
 
 
 def test_scores_and_threshold_move_together(xp):
-    # numerics.md 10, identity 1: the gradients sum to zero.
+    # Joint shift invariance: the gradients sum to zero.
     rng = np.random.default_rng(0)
     s, y = xp.asarray(rng.normal(size=(4, 9)) * 5), xp.asarray(rng.random((4, 9)) < 0.4)
     _, (gradient, slope) = zlpr_loss.value_and_grad(
@@ -252,7 +252,7 @@ def test_hessian_product_is_the_derivative_of_the_gradient(xp):
 
 
 def test_one_class_is_binary_cross_entropy(xp):
-    # scikit-learn's HalfBinomialLoss, goldens of its own tests (peers.md 3, row 1): y, s, loss, gradient, hessian. The
+    # scikit-learn's HalfBinomialLoss, goldens of its own tests: y, s, loss, gradient, hessian. The
     # Hessian at 232.8 is exp(-232.8) here: theirs, 1.43e-101, is compared with an absolute tolerance there, and wrong.
     for y, s, loss, gradient, hessian in (
         (0, -37.0, 8.533047625744065e-17, 8.533047625744065e-17, 8.533047625744065e-17),
@@ -277,7 +277,7 @@ def test_at_most_the_sum_of_the_sigmoid_losses(xp):
 
 
 def test_two_softmax_losses_with_an_added_zero(xp):
-    # peers.md 3, row 2: zlpr = CE([negatives, 0], the 0) + CE([-positives, 0], the 0).
+    # Composition: zlpr = CE([negatives, 0], the 0) + CE([-positives, 0], the 0).
     rng = np.random.default_rng(4)
     scores, targets = rng.normal(size=(1, 7)) * 4, np.asarray([[1, 0, 0, 1, 0, 1, 0]])
     parts = [np.append(scores[targets == 0], 0.0), np.append(-scores[targets == 1], 0.0)]
@@ -297,7 +297,7 @@ def test_label_smoothing_mixes_the_targets(xp):
 
 
 def test_the_minimum_over_scores_of_soft_labels(xp):
-    # numerics.md 1.5: at s = logit(t) / 2 the gradient is 0 and the loss 2 log(1 + Σ sqrt(t (1 - t))).
+    # At s = logit(t) / 2 the gradient is 0 and the loss 2 log(1 + Σ sqrt(t (1 - t))).
     targets = np.asarray([[0.2, 0.7, 0.5]])
     s = xp.asarray(0.5 * np.log(targets / (1 - targets)))
     value, gradient = zlpr_loss.value_and_grad(s, xp.asarray(targets))

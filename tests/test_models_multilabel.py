@@ -60,7 +60,7 @@ SKIPPED = {
     "params", [{"max_iter": 50}, {"max_iter": 50, "loss": "sigmoid", "activation": "relu"}]
 )
 def test_one_seed_gives_the_same_model_on_every_library(xp, data, params):
-    # The bound: max |Δ| / max |score| at most 1e-9 in float64 after 50 epochs.
+    # The bound asked for: max |Δ| / max |score| at most 1e-9 in float64 after 50 epochs.
     X, Y = data
     if xp.name == "cupy":
         params = {**params, "max_iter": 2}  # the emulator is a thousand times slower

@@ -74,7 +74,7 @@ def test_segment_sum_of_nothing_is_zero(xp):
 @pytest.mark.parametrize("width", [1, 512, 1000, 1025, 50000])
 @pytest.mark.parametrize("spread", ["even", "wide"])
 def test_row_sum_is_within_4_ulp_however_long_the_row(xp, width, spread):
-    # One accumulator in float32 would be off by some 100 ulp at 50,000 columns (architecture.md, decision 4).
+    # One accumulator in float32 would be off by some 100 ulp at 50,000 columns.
     rng = np.random.default_rng(width)
     rows = (rng.random((4, width)) if spread == "even" else np.exp(rng.normal(size=(4, width)) * 3)).astype(
         "float32"

@@ -184,7 +184,7 @@ def test_a_row_of_weight_zero_is_absent(xp):
 
 
 def test_extra_memory_is_the_gradient_and_a_few_blocks():
-    # The issue's bound: 1.2 x the scores array; with out= only the blocks' temporaries remain.
+    # The bound asked for: 1.2 x the scores array; with out= only the blocks' temporaries remain.
     rng = np.random.default_rng(4)
     s, y = rng.normal(size=(4096, 1000)).astype(np.float32), rng.random((4096, 1000)) < 0.005
     assert _peak(lambda: zlpr_loss.value_and_grad(s, y)) <= 1.2 * s.nbytes
