@@ -116,7 +116,8 @@ def require_same_home(name: str, x: Array, other_name: str, other: Array) -> Non
 _DTYPE_NAMES: dict[tuple[type, Any], str] = {}
 
 
-def _dtype_name(x: Array) -> str:
+def dtype_name(x: Array) -> str:
+    """The name of the dtype of an array, without its library's: ``float32``, ``bfloat16``, ``bool`` ..."""
     key = (type(x), x.dtype)  # the type keeps dtypes of different libraries from being compared
     if key not in _DTYPE_NAMES:
         _DTYPE_NAMES[key] = str(x.dtype).rpartition(".")[2]
@@ -125,12 +126,12 @@ def _dtype_name(x: Array) -> str:
 
 def is_half(x: Array) -> bool:
     """Whether an array is float16 or bfloat16."""
-    return _dtype_name(x) in ("float16", "bfloat16")
+    return dtype_name(x) in ("float16", "bfloat16")
 
 
 def kind(x: Array) -> str:
     """``bool``, ``integral``, ``floating`` or ``other``: what the dtype of an array holds."""
-    name = _dtype_name(x)
+    name = dtype_name(x)
     if name == "bool":
         return name
     if name in _BYTES:
@@ -151,7 +152,7 @@ _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 def itemsize(x: Array) -> int:
     """Bytes of one entry of a floating array; not every library's dtypes tell."""
-    return _BYTES[_dtype_name(x)]
+    return _BYTES[dtype_name(x)]
 
 
 def compute_dtype(x: Array) -> Any:
@@ -175,7 +176,7 @@ def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     name = library(x)
     if name == "torch":
         x = x.detach().cpu()
-        return np.asarray(x.float() if _dtype_name(x) == "bfloat16" else x)  # which NumPy does not have
+        return np.asarray(x.float() if dtype_name(x) == "bfloat16" else x)  # which NumPy does not have
     if name == "cupy":
         return np.asarray(x.get())
     if name == "array_api_strict":

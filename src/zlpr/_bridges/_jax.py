@@ -38,13 +38,11 @@ def _jax_function(
         """The tangent by transposing the pullback, which is linear: one definition serves both modes."""
         args, opts = structure.arguments(_merged(dynamic, constants, arrays))
         moving = {i for i, t in zip(dynamic, tangents, strict=True) if not isinstance(t, SymbolicZero)}
-        places = structure.places(rule)
-        if not moving.issubset({i for where in places.values() for i in where}):
-            raise TypeError(
-                f"{rule.__name__} is differentiable in {', '.join(rule.wrt)} alone, but the derivative with respect "
-                f"to another argument is asked for: wrap it in jax.lax.stop_gradient"
-            )
-        needs = tuple(name for name, where in places.items() if moving.intersection(where))
+        needs = structure.needed(
+            rule,
+            moving,
+            "the derivative with respect to another argument is asked for: wrap it in jax.lax.stop_gradient",
+        )
         value, pull = rule.forward(args, opts, needs)
         whole = tuple(
             t if i in moving else jax.numpy.zeros_like(x)

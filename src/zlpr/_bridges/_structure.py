@@ -34,6 +34,13 @@ class Structure(NamedTuple):
         args, opts = self.arguments(range(count))
         return {name: flattened(rule.locate(name, args, opts))[0] for name in rule.wrt}
 
+    def needed(self, rule: Rule, active: set[int], asked: str) -> tuple[str, ...]:
+        """Names of the differentiable inputs with an active leaf; a TypeError where another leaf is active."""
+        places = self.places(rule)
+        if not active.issubset({i for where in places.values() for i in where}):
+            raise TypeError(f"{rule.__name__} is differentiable in {', '.join(rule.wrt)} alone, but {asked}")
+        return tuple(name for name, where in places.items() if active.intersection(where))
+
 
 def _take(leaves: Any, n: int) -> list[Any]:
     return [next(leaves) for _ in range(n)]

@@ -17,13 +17,7 @@ def call(rule: Rule, args: tuple[Any, ...], opts: dict[str, Any]) -> Array:
     """The value of a rule as a node of the graph, whose backward is the rule's pullback."""
     leaves, structure = disassembled(args, opts)
     active = {i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.requires_grad}
-    places = structure.places(rule)
-    if not active.issubset({i for where in places.values() for i in where}):
-        raise TypeError(
-            f"{rule.__name__} is differentiable in {', '.join(rule.wrt)} alone, but another argument requires a "
-            f"gradient: detach it first"
-        )
-    needs = tuple(name for name, where in places.items() if active.intersection(where))
+    needs = structure.needed(rule, active, "another argument requires a gradient: detach it first")
     return RuleFunction.apply(rule, structure, needs, *leaves)
 
 
@@ -37,11 +31,11 @@ class RuleFunction(torch.autograd.Function):  # type: ignore[misc]  # torch is n
     def forward(ctx: Any, rule: Rule, structure: Structure, needs: tuple[str, ...], *leaves: Any) -> Array:
         args, opts = structure.arguments(leaves)
         ctx.rule, ctx.structure, ctx.needs = rule, structure, needs
+        ctx.is_tensor = [isinstance(leaf, torch.Tensor) for leaf in leaves]
         ctx.constants = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         inputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         value, gradients, ctx.scale = rule.value_and_saved(args, opts, needs)
         ctx.n_inputs = len(inputs)
-        ctx.is_tensor = [isinstance(leaf, torch.Tensor) for leaf in leaves]
         ctx.save_for_backward(*inputs, *gradients)
         return value
 

@@ -177,7 +177,7 @@ def fit_lbfgs(
                 "maxiter": max_iter,
                 "maxfun": 10 * max_iter,
                 "gtol": tol,
-                "ftol": 64 * np.finfo(float).eps,
+                "ftol": _rounding(x),
             },
         )
         fit.params, fit.converged = unpacked(result.x), bool(result.success)

@@ -234,7 +234,7 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         X = self._checked(X, reset=True)
         y = _targets.checked_indicator(y, X)
         self.label_values_ = _targets.label_values(y)
-        self._target_dtype = str(y.dtype).rpartition(".")[2]
+        self._target_dtype = _array.dtype_name(y)
         self._flat = y.ndim == 1
         targets = _targets.encoded(y, self.label_values_)
         self.n_outputs_ = int(targets.shape[1])

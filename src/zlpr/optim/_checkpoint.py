@@ -131,7 +131,7 @@ def _leaf(name: str, found: np.ndarray[Any, Any], like: Any) -> Any:
         _require_equal(name, "shape", found.shape, ())
         return type(like)(found.item())
     _require_equal(name, "shape", found.shape, tuple(like.shape))
-    expected = "int16" if _is_bfloat16(like) else _dtype_name(like)
+    expected = "int16" if _is_bfloat16(like) else _array.dtype_name(like)
     _require_equal(name, "dtype", found.dtype.name, expected)
     values = found.copy()  # the buffer is read-only, and a step writes into what it is given
     if not _is_bfloat16(like):
@@ -156,8 +156,4 @@ def _bits(x: Array) -> Array:
 
 
 def _is_bfloat16(x: Array) -> bool:
-    return _dtype_name(x) == "bfloat16"
-
-
-def _dtype_name(x: Array) -> str:
-    return str(x.dtype).rpartition(".")[2]
+    return _array.dtype_name(x) == "bfloat16"

@@ -35,8 +35,7 @@ class Dense:
 
     def exponents(self, scores: Array, buffer: Array | None) -> Array:
         """``s`` of each negative and ``-s`` of each positive class, a temporary of the caller's own."""
-        signs = _ops.add_(self.weights * -2.0, 1.0)
-        return _ops.multiply_(signs, scores)
+        return _ops.multiply_(self._signs(), scores)
 
     def counting(self, exponents: Array, mask: Array | None) -> Array:
         """``-inf`` in place of every exponent that does not count."""
@@ -74,7 +73,11 @@ class Dense:
 
     def folded(self, terms: Array, sign: int) -> Array:
         """Negatives' terms and `sign` times the positives', (B, C); overwrites the terms."""
-        return terms if sign > 0 else _ops.multiply_(terms, _ops.add_(self.weights * -2.0, 1.0))
+        return terms if sign > 0 else _ops.multiply_(terms, self._signs())
+
+    def _signs(self) -> Array:
+        """1 for negatives, -1 for positives."""
+        return _ops.add_(self.weights * -2.0, 1.0)
 
 
 class Finite(Dense):

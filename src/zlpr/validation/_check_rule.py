@@ -127,10 +127,6 @@ def _is_differentiable(value: Any) -> bool:
     return all(_array.is_array(leaf) and _array.kind(leaf) == "floating" for leaf in _tree(value) or [None])
 
 
-def _dtype(x: Array) -> str:
-    return str(x.dtype).rpartition(".")[2]
-
-
 def _random_like(x: Array, rng: np.random.Generator) -> Array:
     values = np.asarray(rng.uniform(0.5, 1.5, size=tuple(x.shape)))
     return _array.namespace(x).astype(_array.from_numpy(values, x), x.dtype)
@@ -141,17 +137,17 @@ def _check_home(rule: Rule, value: Array, args: tuple[Any, ...], opts: dict[str,
     assert _array.library(value) == _array.library(lead), f"{rule.__name__}: a {_array.library(value)} value"
     assert _array.device(value) == _array.device(lead), f"{rule.__name__}: value on {_array.device(value)}"
     wide = (
-        "float32" if _array.is_half(lead) else _dtype(lead)
+        "float32" if _array.is_half(lead) else _array.dtype_name(lead)
     )  # what a sum over half precisions may be returned in
-    assert _dtype(value) in (_dtype(lead), wide), (
-        f"{rule.__name__}: a {_dtype(value)} value of {_dtype(lead)} inputs"
+    assert _array.dtype_name(value) in (_array.dtype_name(lead), wide), (
+        f"{rule.__name__}: a {_array.dtype_name(value)} value of {_array.dtype_name(lead)} inputs"
     )
 
 
 def _check_gradient_home(rule: Rule, name: str, gradient: Any, argument: Any) -> None:
     for g, x in zip(_tree(gradient), _tree(argument), strict=True):
-        found = (_array.library(g), _dtype(g), tuple(g.shape), str(_array.device(g)))
-        wanted = (_array.library(x), _dtype(x), tuple(x.shape), str(_array.device(x)))
+        found = (_array.library(g), _array.dtype_name(g), tuple(g.shape), str(_array.device(g)))
+        wanted = (_array.library(x), _array.dtype_name(x), tuple(x.shape), str(_array.device(x)))
         assert found == wanted, f"{rule.__name__}: the gradient of {name} is {found}, the argument {wanted}"
 
 
@@ -160,7 +156,9 @@ def _agree(rule: Rule, what: str, left: list[Array], right: list[Array]) -> floa
     for a, b in zip(left, right, strict=True):
         x, y = np.asarray(_array.to_numpy(a), dtype=float), np.asarray(_array.to_numpy(b), dtype=float)
         gap = float(np.max(np.abs(x - y), initial=0.0) / max(np.max(np.abs(y), initial=0.0), 1e-30))
-        assert gap <= _AGREEMENT[_dtype(a)], f"{rule.__name__}: {what} differ by {gap:.2e}"  # nan fails too
+        assert gap <= _AGREEMENT[_array.dtype_name(a)], (
+            f"{rule.__name__}: {what} differ by {gap:.2e}"
+        )  # nan fails too
         worst = max(worst, gap)
     return worst
 
@@ -171,7 +169,7 @@ def _difference_error(
     """The pullback against a central difference of ``<dvalue, value>``, along a random direction of one input."""
     argument = rule.locate(name, args, opts)
     leaves, tree = optree.tree_flatten(argument)
-    dtype = _dtype(leaves[0])
+    dtype = _array.dtype_name(leaves[0])
     if dtype not in _STEP:
         return 0.0
     rng, step = np.random.default_rng(1), _STEP[dtype]
