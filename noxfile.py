@@ -124,8 +124,15 @@ def readme(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Ten million random rows of every loss: no nan, no negative loss, no gradient beyond its bound."""
+    session.install("--no-compile", ".[cli]")
+    session.run("python", "tests/fuzz_losses.py", *session.posargs)
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Peers side by side in one run: ratios, not seconds."""
     session.install("--no-compile", ".[cli]", *REQUIREMENTS["torch"])
-    for script in sorted(Path("benchmarks").glob("*.py")):
+    for script in sorted(Path("benchmarks").glob("[!_]*.py")):
         session.run("python", str(script), *session.posargs)

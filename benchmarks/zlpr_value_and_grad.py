@@ -10,12 +10,11 @@ multiples of the scores array.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
+from _interleaved import medians
 
 from zlpr.losses import zlpr_loss
 
@@ -68,22 +67,6 @@ def contenders(shape: tuple[int, int], dtype: str, threads: int | None) -> dict[
         "torch autograd, popular form": popular_torch(scores, targets, threads),
     }
     return {name: call for name, call in calls.items() if call is not None}
-
-
-def medians(calls: dict[str, Callable[[], object]], seconds: float = 8.0) -> dict[str, float]:
-    """Median time of each, one call of every contender after the other, the order turned each round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for call in calls.values():
-        call()
-    start, rounds = time.perf_counter(), 0
-    while rounds < 7 or (time.perf_counter() - start < seconds and rounds < 200):
-        for name in names[rounds % len(names) :] + names[: rounds % len(names)]:
-            before = time.perf_counter()
-            calls[name]()
-            times[name].append(time.perf_counter() - before)
-        rounds += 1
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def peak(call: Callable[[], object]) -> int:

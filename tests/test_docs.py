@@ -11,7 +11,17 @@ import zlpr
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-ROOMS = ("losses", "activations", "nn", "optim", "optim.schedules", "rules", "models", "validation")
+ROOMS = (
+    "losses",
+    "decision",
+    "activations",
+    "nn",
+    "optim",
+    "optim.schedules",
+    "rules",
+    "models",
+    "validation",
+)
 NAMES = [(room, name) for room in ROOMS for name in importlib.import_module(f"zlpr.{room}").__all__]
 SOURCES = sorted(Path(zlpr.__file__).parent.rglob("*.py"))
 PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]

@@ -9,23 +9,28 @@ from hypothesis import strategies as st
 
 from _exact import SHAPES, assert_ulps, hard_targets_of, scores_of, soft_targets_of
 from zlpr import reference
-from zlpr.losses import sigmoid_cross_entropy, softmax_cross_entropy, zlpr_loss
+from zlpr.losses import sigmoid_cross_entropy, softmax_cross_entropy, zlpr_loss, zlpr_minimum
 from zlpr.validation import check_rule
 
 WIDE = ("float32", "float64")
 GOLDEN_SCORES = np.asarray([[1.5, -0.5, 0.25, -2.0, 3.0]])
 
 
-def exact_rows(scores, targets, **opts):
-    """Values, gradients and Hessian diagonals of the rows."""
-    per_row = {k: v for k, v in opts.items() if np.ndim(v)}
-    shared = {k: v for k, v in opts.items() if not np.ndim(v)}
-    rows = [
+def exact_of(scores, targets, **opts):
+    """The twins of the rows; an option with an axis holds a number a row."""
+    per_row = {k: v for k, v in opts.items() if np.ndim(v) and k != "class_weight"}
+    shared = {k: v for k, v in opts.items() if k not in per_row}
+    return [
         reference.zlpr_loss(
             list(map(float, s)), list(map(float, t)), **shared, **{k: v[i] for k, v in per_row.items()}
         )
         for i, (s, t) in enumerate(zip(scores, targets, strict=True))
     ]
+
+
+def exact_rows(scores, targets, **opts):
+    """Values, gradients and Hessian diagonals of the rows."""
+    rows = exact_of(scores, targets, **opts)
     return (
         [r.value for r in rows],
         [r.gradient for r in rows],
@@ -189,13 +194,9 @@ def test_threshold_and_its_gradient(xp, dtype, data):
         reduction="none",
     )
     values, gradients, _, slopes = exact_rows(scores, targets, threshold=[float(t) for t in thresholds])
-    # Scores and threshold beyond 16 are moved together, which rounds a score once, by half an ulp of the move.
-    near = np.all(np.abs(thresholds) <= 16)
-    limit = 4 if near else 4 + 0.5 * float(np.max(np.abs(thresholds)))
-    assert_ulps(xp, value, values, dtype, limit)
-    if near:
-        assert_ulps(xp, gradient, [[*row] for row in gradients], dtype, 4)
-    assert np.all(np.abs(xp.to_numpy(slope) - np.asarray(slopes, dtype=float)) <= limit * np.finfo(dtype).eps)
+    assert_ulps(xp, value, values, dtype, 4)
+    assert_ulps(xp, gradient, [[*row] for row in gradients], dtype, 4)
+    assert np.all(np.abs(xp.to_numpy(slope) - np.asarray(slopes, dtype=float)) <= 4 * np.finfo(dtype).eps)
 
 
 def test_scores_and_threshold_move_together(xp):
@@ -332,3 +333,195 @@ def test_the_gradient_of_the_targets(xp):
             xp.asarray(huge), xp.asarray(half), argnums="targets", threshold=threshold
         )
         assert not np.any(np.isnan(xp.to_numpy(slope)))
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+@given(data=st.data())
+def test_the_gradient_of_the_targets_is_exact(xp, dtype, data):
+    shape = (3, 5)
+    scores, targets = data.draw(scores_of(shape, dtype)), data.draw(soft_targets_of(shape, dtype))
+    _, slope = zlpr_loss.value_and_grad(
+        xp.asarray(scores), xp.asarray(targets), argnums="targets", reduction="none", label_smoothing=0.25
+    )
+    rows = exact_of(scores, targets, label_smoothing=0.25)
+    slope = xp.to_numpy(slope).astype(float)
+    eps = float(np.finfo(dtype).eps)
+    for got, exact, s in zip(slope, rows, scores, strict=True):
+        # Each of the two terms is an exponential of a difference, whose rounding it magnifies.
+        size = max(1.0, max(abs(float(e)) for e in exact.targets_gradient))
+        span = 2 + 2 * float(np.max(np.abs(s)))
+        for a, e in zip(got, exact.targets_gradient, strict=True):
+            assert abs(a - float(e)) <= span * eps * size
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+@pytest.mark.parametrize("temperature", [0.3, 3.0])
+@given(data=st.data())
+def test_temperature_is_within_4_ulp(xp, dtype, temperature, data):
+    shape = (3, 5)
+    scores, targets = data.draw(scores_of(shape, dtype, infinite=True)), data.draw(hard_targets_of(shape))
+    got = zlpr_loss.value_and_grad(
+        xp.asarray(scores), xp.asarray(targets), temperature=temperature, reduction="none"
+    )
+    for actual, exact in zip(got, exact_rows(scores, targets, temperature=temperature)[:2], strict=True):
+        assert_ulps(xp, actual, exact, dtype, 4)
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+@given(data=st.data())
+def test_class_weights_are_within_5_ulp(xp, dtype, data):
+    # One more than without: the product of the weight and the exponential is rounded.
+    shape, weights = (3, 5), np.asarray([0.25, 1.0, 3.0, 1e-3, 70.0])
+    scores, targets = data.draw(scores_of(shape, dtype, infinite=True)), data.draw(hard_targets_of(shape))
+    got = zlpr_loss.value_and_grad(
+        xp.asarray(scores),
+        xp.asarray(targets),
+        class_weight=xp.asarray(weights.astype(dtype)),
+        reduction="none",
+    )
+    exact = exact_rows(scores, targets, class_weight=[float(w) for w in weights.astype(dtype)])
+    for actual, truth in zip(got, exact[:2], strict=True):
+        assert_ulps(xp, actual, truth, dtype, 5)
+
+
+def test_class_weights_are_margins(xp):
+    # log w added to a negative's score and taken off a positive's.
+    rng = np.random.default_rng(8)
+    scores, targets, weights = rng.normal(size=(4, 6)), rng.random((4, 6)) < 0.4, rng.random(6) + 0.1
+    moved = scores + np.where(targets, -1, 1) * np.log(weights)
+    s, y = xp.asarray(scores), xp.asarray(targets)
+    ours = zlpr_loss.value_grad_hess(s, y, class_weight=xp.asarray(weights), reduction="none")
+    theirs = zlpr_loss.value_grad_hess(xp.asarray(moved), y, reduction="none")
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(xp.to_numpy(a), xp.to_numpy(b), rtol=1e-14)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_temperature_scales_scores_and_loss(xp, temperature):
+    rng = np.random.default_rng(9)
+    scores, targets, thresholds = rng.normal(size=(4, 6)), rng.random((4, 6)), rng.normal(size=4)
+    t = xp.asarray(targets)
+    ours = zlpr_loss.value_and_grad(
+        xp.asarray(scores),
+        t,
+        threshold=xp.asarray(thresholds),
+        temperature=temperature,
+        argnums=(0, 1, 2),
+        reduction="none",
+    )
+    theirs = zlpr_loss.value_and_grad(
+        xp.asarray(scores / temperature),
+        t,
+        threshold=xp.asarray(thresholds / temperature),
+        argnums=(0, 1, 2),
+        reduction="none",
+    )
+    np.testing.assert_allclose(xp.to_numpy(ours[0]), temperature * xp.to_numpy(theirs[0]), rtol=1e-14)
+    for a, b, factor in zip(ours[1], theirs[1], (1, 1, temperature), strict=True):
+        np.testing.assert_allclose(xp.to_numpy(a), factor * xp.to_numpy(b), rtol=1e-12, atol=1e-14)
+    v = rng.normal(size=(4, 6))
+    np.testing.assert_allclose(
+        xp.to_numpy(zlpr_loss.hvp(xp.asarray(scores), t, xp.asarray(v), temperature=temperature)),
+        xp.to_numpy(zlpr_loss.hvp(xp.asarray(scores / temperature), t, xp.asarray(v))) / temperature,
+        rtol=1e-12,
+        atol=1e-14,
+    )
+
+
+def test_exponents_without_a_digit_behind_the_point(xp):
+    # What rounding takes off 1e30 / 0.3 is no small number, and no correction of an exponential.
+    scores, targets = np.asarray([[1e30, 2.0], [-1e30, 5e29]]), np.asarray([[0, 1], [1, 0]])
+    value, gradient = zlpr_loss.value_and_grad(
+        xp.asarray(scores), xp.asarray(targets), temperature=0.3, threshold=30.0, reduction="none"
+    )
+    np.testing.assert_allclose(xp.to_numpy(value), [1e30, 1.5e30], rtol=1e-14)
+    np.testing.assert_allclose(xp.to_numpy(gradient), [[1.0, -1.0], [-1.0, 1.0]], rtol=1e-14)
+
+
+def test_a_low_temperature_is_the_worst_class_of_each_side(xp):
+    # Towards 0: max(0, max of the negatives) + max(0, max of -positives).
+    scores, targets = np.asarray([[3.0, 1.0, -2.0, 0.5]]), np.asarray([[0, 0, 1, 1]])
+    value = zlpr_loss(xp.asarray(scores), xp.asarray(targets), temperature=1e-3)
+    assert float(value) == pytest.approx(3.0 + 2.0, rel=1e-12)
+
+
+OPTIONS = [
+    {},
+    {"label_smoothing": 0.1},
+    {"temperature": 0.5},
+    {"class_weight": np.asarray([0.5, 1.0, 2.0, 3.0, 1.0])},
+]
+
+
+@pytest.mark.parametrize("opts", OPTIONS)
+@pytest.mark.parametrize("soft", [True, False])
+def test_the_minimum_is_exact_and_the_excess_is_not_negative(xp, soft, opts):
+    rng = np.random.default_rng(10)
+    targets = rng.random((4, 5)) if soft else rng.random((4, 5)) < 0.5
+    given = {k: xp.asarray(v) if np.ndim(v) else v for k, v in opts.items()}
+    told = {k: [float(w) for w in v] if np.ndim(v) else v for k, v in opts.items()}
+    floor = zlpr_minimum(xp.asarray(targets), reduction="none", **given)
+    exact = [reference.zlpr_minimum(list(map(float, row)), **told) for row in targets]
+    if soft:
+        assert_ulps(xp, floor[:, None], [[e] for e in exact], "float64", 4)
+    for scale in (0.1, 1.0, 10.0):
+        loss = zlpr_loss(
+            xp.asarray(rng.normal(size=(4, 5)) * scale), xp.asarray(targets), reduction="none", **given
+        )
+        assert np.all(xp.to_numpy(loss) >= xp.to_numpy(floor) * (1 - 1e-15))
+
+
+def test_the_minimum_of_hard_labels_is_0(xp):
+    targets = xp.asarray(np.asarray([[True, False], [False, False]]))
+    np.testing.assert_array_equal(xp.to_numpy(zlpr_minimum(targets, reduction="none")), [0.0, 0.0])
+    assert float(zlpr_minimum(targets, label_smoothing=0.1)) == pytest.approx(
+        2 * math.log1p(2 * math.sqrt(0.05 * 0.95)), rel=1e-6
+    )
+
+
+def test_the_minimum_takes_masks_and_weights(xp):
+    targets, mask = np.asarray([[0.5, 0.2], [0.5, 0.7]]), np.asarray([[True, False], [True, True]])
+    weights = np.asarray([3.0, 1.0])
+    each = [2 * math.log1p(0.5), 2 * math.log1p(0.5 + math.sqrt(0.21))]
+    got = zlpr_minimum(xp.asarray(targets), mask=xp.asarray(mask), sample_weight=xp.asarray(weights))
+    assert float(got) == pytest.approx((3 * each[0] + each[1]) / 4, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be a positive finite number, got 0.0"),
+        ({"temperature": "hot"}, "temperature must be a positive finite number, got 'hot'"),
+        ({"class_weight": np.ones(3)}, r"class_weight must have one entry a class, shape \(2,\), not \(3,\)"),
+    ],
+)
+def test_options_are_checked(xp, opts, message):
+    given = {k: xp.asarray(v) if np.ndim(v) else v for k, v in opts.items()}
+    with pytest.raises(ValueError, match=message):
+        zlpr_loss(xp.asarray(np.zeros((1, 2))), xp.asarray(np.zeros((1, 2), dtype=bool)), **given)
+
+
+@pytest.mark.library("numpy", "torch")
+def test_class_weights_are_positive(xp):
+    with pytest.raises(ValueError, match=r"class_weight must be positive and finite, got 0"):
+        zlpr_loss(
+            xp.asarray(np.zeros((1, 2))),
+            xp.asarray(np.zeros((1, 2), dtype=bool)),
+            class_weight=xp.asarray(np.asarray([1.0, 0.0])),
+        )
+
+
+def test_the_majorant_is_nowhere_below_the_hessian(xp):
+    rng = np.random.default_rng(11)
+    scores = rng.normal(size=(6, 5)) * 3
+    for targets in (rng.random((6, 5)) < 0.4, rng.random((6, 5))):
+        s, t = xp.asarray(scores), xp.asarray(targets)
+        _, _, bound = zlpr_loss.value_grad_hess(s, t, curvature="majorant", reduction="sum")
+        columns = [
+            xp.to_numpy(zlpr_loss.hvp(s, t, xp.asarray(np.tile(e, (6, 1))), reduction="sum"))
+            for e in np.eye(5)
+        ]
+        for row, hessian in zip(xp.to_numpy(bound), np.stack(columns, axis=-1), strict=True):
+            assert np.linalg.eigvalsh(np.diag(row) - hessian).min() >= -1e-14
+    with pytest.raises(ValueError, match='curvature must be "exact" or "majorant", not'):
+        zlpr_loss.value_grad_hess(s, t, curvature="bound")

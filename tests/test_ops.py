@@ -8,10 +8,23 @@ import pytest
 from mpmath import mp
 
 from _exact import assert_ulps
-from zlpr import _array, _ops
+from zlpr import _array, _ops, _walk
 
 WIDE = ("float32", "float64")
-TABLES = {"exp_": "_EXP_", "relu": "_RELU", "row_sum": "_SUM", "segment_sum": "_SEGMENT_SUM"}
+TABLES = {
+    "exp_": "_EXP_",
+    "relu": "_RELU",
+    "clip": "_CLIP",
+    "row_sum": "_SUM",
+    "segment_sum": "_SEGMENT_SUM",
+    "where": "_WHERE",
+    "largest": "_MAX",
+    "extent": "_EXTENT",
+    "chosen": "_CHOSEN",
+    "replaced_": "_REPLACED_",
+    "marked": "_MARKED",
+    "flat_positions": "_FLAT_POSITIONS",
+}
 
 
 def generic(monkeypatch, name):
@@ -51,6 +64,21 @@ def test_relu_agrees_with_its_generic_form(xp, monkeypatch, dtype):
         assert result.dtype == array.dtype
         np.testing.assert_array_equal(xp.to_numpy(result), [0, 0, 0, 0, 2.5, np.inf, np.nan])
         np.testing.assert_array_equal(xp.to_numpy(array), x)  # no temporary of ours: it must stay
+
+
+def both_forms(monkeypatch, name):
+    """The primitive as it is, then without its fast forms."""
+    yield getattr(_ops, name)
+    yield generic(monkeypatch, name)
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_clip_agrees_with_its_generic_form(xp, monkeypatch, dtype):
+    x = xp.asarray(np.asarray([-np.inf, -3.0, -1.0, 0.5, 2.0, 2.5, np.inf, np.nan], dtype=dtype))
+    for form in both_forms(monkeypatch, "clip"):
+        result = form(x, -1.0, 2.0)
+        assert result.dtype == x.dtype
+        np.testing.assert_array_equal(xp.to_numpy(result), [-1.0, -1.0, -1.0, 0.5, 2.0, 2.0, 2.0, np.nan])
 
 
 @pytest.mark.parametrize("dtype", WIDE)
@@ -155,6 +183,23 @@ def test_temporaries_in_a_graph_are_not_overwritten(xp, name):
         assert xp.all(constant == other[0])
 
 
+def towards_root(state, given):
+    """A step of Newton's towards a square root, and whether it is there."""
+    better = 0.5 * (state[0] + given[0] / state[0])
+    return (better, state[1] + 1), abs(better * better - given[0]) < 1e-12
+
+
+def test_iterate_stops_when_it_is_done_or_at_the_limit(xp):
+    two, none = (xp.asarray(np.asarray(value)) for value in (2.0, 0.0))
+    for limit in (3, 20):
+        root, steps = _ops.iterate(towards_root, (two, none), (two,), limit)
+        xp.assert_like(root, two)
+        # From 2: 3/2, 17/12, 577/408, 665857/470832, whose square is 2 + 4.5e-12, and one more.
+        assert steps == (min(limit, 5) if xp.name in ("numpy", "torch", "jax") else limit)
+        expected = 577 / 408 if limit == 3 else math.sqrt(2)
+        np.testing.assert_allclose(xp.to_numpy(root), expected, rtol=1e-15)
+
+
 @pytest.mark.parametrize(("x", "y"), [(1.0, None), (None, 0.25), (1.0, 0.25), (None, None)])
 def test_where_with_numbers_keeps_the_dtype(xp, x, y):
     condition = np.asarray([True, False, True])
@@ -167,11 +212,94 @@ def test_where_with_numbers_keeps_the_dtype(xp, x, y):
         np.testing.assert_array_equal(xp.to_numpy(result), np.where(condition, *values))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_where_of_many_entries_keeps_every_bit(xp, monkeypatch, dtype):
+    # NumPy selects the bits of large arrays; nan, -0 and infinity must come through, and rows broadcast.
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(2, 180, 100)).astype(dtype)
+    x[0, :3], y[0, :3] = [np.nan, -0.0, np.inf], [-np.inf, np.nan, -0.0]
+    condition = rng.random(x.shape) < 0.5
+    for left, right in ((x, y), (x, 0.0), (-np.inf, y), (x[:1], y), (x, y[:, :1])):
+        sides = [xp.asarray(side) if np.ndim(side) else side for side in (left, right)]
+        expected = np.where(condition, np.asarray(left, dtype=dtype), np.asarray(right, dtype=dtype))
+        for form in both_forms(monkeypatch, "where"):
+            result = xp.to_numpy(form(xp.asarray(condition), *sides, xp.asarray(x)))
+            np.testing.assert_array_equal(result, expected)
+            np.testing.assert_array_equal(np.signbit(result), np.signbit(expected))
+
+
 @pytest.mark.library("numpy", "torch")
-def test_flat_positions_count_along_the_rows(xp):
+def test_flat_positions_count_along_the_rows(xp, monkeypatch):
     mask = np.asarray([[False, True, True], [False, False, False], [True, False, True]])
-    np.testing.assert_array_equal(xp.to_numpy(_ops.flat_positions(xp.asarray(mask))), [1, 2, 6, 8])
-    np.testing.assert_array_equal(xp.to_numpy(_ops.flat_positions(xp.asarray(mask[1:2]))), [])
+    for form in both_forms(monkeypatch, "flat_positions"):
+        np.testing.assert_array_equal(xp.to_numpy(form(xp.asarray(mask))), [1, 2, 6, 8])
+        np.testing.assert_array_equal(xp.to_numpy(form(xp.asarray(mask[1:2]))), [])
+
+
+@pytest.mark.library("numpy", "torch")
+def test_distinct_is_in_order(xp):
+    # NumPy's unique_values finds integers by their hashes, in no order.
+    x = np.random.default_rng(3).integers(0, 10**6, 500)
+    np.testing.assert_array_equal(xp.to_numpy(_ops.distinct(xp.asarray(np.tile(x, 2)))), np.unique(x))
+    assert _ops.distinct(xp.asarray(x[:0])).shape == (0,)
+
+
+def test_marked_are_the_valid_indices(xp, monkeypatch):
+    indices = np.asarray([[0, 2, 2], [-1, 9, 1], [-1, -1, -1], [3, 0, 1]])
+    valid = (indices >= 0) & (indices < 4)
+    expected = [
+        [True, False, True, False],
+        [False, True, False, False],
+        [False] * 4,
+        [True, True, False, True],
+    ]
+    for form in both_forms(monkeypatch, "marked"):
+        array = xp.asarray(indices)
+        with xp.no_sync():
+            marks = form(array, xp.asarray(valid), 4)
+        xp.assert_like(marks, array)
+        assert marks.dtype == xp.bool
+        np.testing.assert_array_equal(xp.to_numpy(marks), expected)
+
+
+def test_chosen_and_replaced_entries(xp, monkeypatch):
+    x, columns = np.arange(12.0).reshape(3, 4), xp.asarray(np.asarray([3, 0, 2]))
+    for form in both_forms(monkeypatch, "chosen"):
+        np.testing.assert_array_equal(xp.to_numpy(form(xp.asarray(x), columns)), [3.0, 4.0, 10.0])
+    for form in both_forms(monkeypatch, "replaced_"):
+        zeroed = form(xp.asarray(x), columns, 0.0)
+        put = form(xp.asarray(x), columns, xp.asarray(np.asarray([-1.0, np.inf, -3.0])))
+        for result, values in ((zeroed, [0.0, 0.0, 0.0]), (put, [-1.0, np.inf, -3.0])):
+            expected = x.copy()
+            expected[[0, 1, 2], [3, 0, 2]] = values
+            np.testing.assert_array_equal(xp.to_numpy(result), expected)
+
+
+def test_largest_and_extent(xp, monkeypatch):
+    x = xp.asarray(np.asarray([[1.0, -5.0], [3.0, 2.0]]))
+    for name, expected in (("largest", 3.0), ("extent", 5.0)):
+        for form in both_forms(monkeypatch, name):
+            assert float(form(x)) == expected
+            assert np.isnan(float(form(xp.asarray(np.asarray([1.0, np.nan, 2.0])))))
+
+
+@pytest.mark.library("numpy", "torch")
+def test_an_interval_holds_no_nan(xp):
+    inside, outside = np.asarray([0.0, 0.5, 1.0]), np.asarray([0.0, 1.5])
+    assert _ops.lies_in(xp.asarray(inside), 0, 1)
+    assert not _ops.lies_in(xp.asarray(outside), 0, 1)
+    assert not _ops.lies_in(xp.asarray(-outside), 0, 1)
+    assert not _ops.lies_in(xp.asarray(np.asarray([0.5, np.nan])), 0, 1)
+
+
+@pytest.mark.library("numpy", "torch")
+def test_a_copy_goes_into_the_buffer(xp):
+    x, buffer = xp.asarray(np.ones(3)), xp.asarray(np.zeros(3))
+    assert _ops.copied(x, buffer) is buffer
+    np.testing.assert_array_equal(xp.to_numpy(buffer), np.ones(3))
+    fresh = _ops.copied(x, None)
+    fresh += 1
+    np.testing.assert_array_equal(xp.to_numpy(x), np.ones(3))
 
 
 @pytest.mark.parametrize("dtype", WIDE)
@@ -233,6 +361,42 @@ def test_exact_difference_stays_exact_when_compiled(xp, dtype):
     x, y = pairs(dtype)
     difference, error = map(xp.to_numpy, jax.jit(_ops.exact_difference)(xp.asarray(x), xp.asarray(y)))
     assert_exact(x, y, difference, error)  # a compiler that reorders sums would find 0
+
+
+FACTORS = (256.0, 80.0, 1 / 3, 0.1, -7.5, 1e-3)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", WIDE)
+@pytest.mark.parametrize("factor", FACTORS)
+def test_products_squares_and_quotients_beyond_the_digits(xp, dtype, factor, compiled):
+    # What is lacking is itself rounded: it is a product of halves, of half the digits each, and their sum.
+    eps = float(np.finfo(dtype).eps)
+    if compiled and xp.name != "jax":
+        pytest.skip("nothing to compile with")
+    x, _ = pairs(dtype)
+    run = __import__("jax").jit if compiled else lambda f: f
+    exact_factor = Fraction(factor)
+    for rounded, function in (
+        (lambda a: a * exact_factor, lambda a: _ops.exact_product(a, factor)),
+        (lambda a: a / exact_factor, lambda a: _ops.exact_quotient(a, factor)),
+        (lambda a: a * a, _ops.exact_square),
+    ):
+        high, low = run(function)(xp.asarray(x))
+        low = np.zeros_like(x) if low is None else xp.to_numpy(low)
+        for a, h, e in zip(x, xp.to_numpy(high), low, strict=True):
+            exact = rounded(Fraction(float(a)))
+            assert abs(Fraction(float(h)) + Fraction(float(e)) - exact) <= abs(exact) * Fraction(4 * eps**1.5)
+
+
+def test_exact_arithmetic_lacks_nothing_at_infinity(xp):
+    x = xp.asarray(np.asarray([np.inf, -np.inf, 1e300]))
+    with _walk.quiet(x):
+        results = _ops.exact_product(x, 3.0), _ops.exact_quotient(x, 3.0), _ops.exact_square(x)
+    for high, low in results:
+        assert not np.isnan(xp.to_numpy(high)).any()
+        np.testing.assert_array_equal(xp.to_numpy(low)[:2], [0.0, 0.0])
+        assert np.isfinite(xp.to_numpy(low)[2])
 
 
 @pytest.mark.parametrize("dtype", WIDE)

@@ -1,4 +1,4 @@
-"""The README's examples run on the library that each of them shows."""
+"""The examples of the README and of the pages beside it run on the library that each of them shows."""
 
 from pathlib import Path
 
@@ -7,14 +7,17 @@ import pytest
 from readme_blocks import blocks
 
 ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "r_drop.md")
 
 
 def _param(block):
-    return pytest.param(block, id=f"line{block.line}", marks=pytest.mark.library(block.needs))
+    return pytest.param(
+        block, id=f"{Path(block.page).stem}-line{block.line}", marks=pytest.mark.library(block.needs)
+    )
 
 
-@pytest.mark.parametrize("block", [_param(block) for block in blocks(ROOT / "README.md")])
-def test_readme_block_runs(block, tmp_path, monkeypatch):
+@pytest.mark.parametrize("block", [_param(block) for page in PAGES for block in blocks(page)])
+def test_block_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     block.run()
 

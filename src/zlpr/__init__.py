@@ -9,7 +9,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-__all__ = ["activations", "losses", "models", "nn", "optim", "reference", "rules", "validation"]
+__all__ = ["activations", "decision", "losses", "models", "nn", "optim", "reference", "rules", "validation"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -30,8 +30,9 @@ _LIBRARY_NAMES: dict[type, str] = {np.ndarray: "numpy"}
 
 def is_array(x: object) -> bool:
     """Whether `x` is an array of a library that follows the array API (NumPy scalars are not)."""
-    return not isinstance(x, np.generic) and (
-        type(x) in _NAMESPACES or bool(array_api_compat.is_array_api_obj(x))
+    cls = type(x)
+    return cls is np.ndarray or (
+        not isinstance(x, np.generic) and (cls in _NAMESPACES or bool(array_api_compat.is_array_api_obj(x)))
     )
 
 
@@ -60,8 +61,11 @@ def namespace(x: Array) -> Namespace:
 
 def library(x: Array) -> str:
     """The name of the library of an array: ``numpy``, ``torch``, ``cupy``, ``jax``, ``array_api_strict`` ..."""
-    namespace(x)
-    return _LIBRARY_NAMES[type(x)]
+    try:
+        return _LIBRARY_NAMES[type(x)]
+    except KeyError:
+        _register(x)
+        return _LIBRARY_NAMES[type(x)]
 
 
 def place(x: Array) -> Place:
@@ -158,6 +162,20 @@ def itemsize(x: Array) -> int:
 def compute_dtype(x: Array) -> Any:
     """The dtype to compute in: float32 for half precisions, else the array's own."""
     return namespace(x).float32 if is_half(x) else x.dtype
+
+
+def counting_dtypes(x: Array) -> tuple[Any, Any]:
+    """The floating and the integer dtype to count in: float64 and int64; in JAX without 64 bits, those of 32."""
+    xp = namespace(x)
+    integer = xp.arange(1, device=device(x)).dtype
+    return (xp.float32 if integer == xp.int32 else xp.float64), integer
+
+
+def as_dtype(x: Array, dtype: Any) -> Array:
+    """`x` in a dtype of its library, itself where it has that already."""
+    if x.dtype == dtype:
+        return x
+    return x.astype(dtype) if type(x) is np.ndarray else namespace(x).astype(x, dtype)
 
 
 def host_view(name: str, x: Array) -> np.ndarray[Any, Any]:

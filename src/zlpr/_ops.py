@@ -7,8 +7,10 @@ their first argument, which must be the caller's own temporary: use the returned
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +30,9 @@ def _in_place(
     update: Callable[[Array, Any], Array], pure: Callable[[Array, Any], Array]
 ) -> Callable[..., Array]:
     def apply_(x: Array, y: Any) -> Array:
-        return pure(x, y) if _has_graph(x) or _has_graph(y) else update(x, y)
+        if type(x) is np.ndarray or not (_has_graph(x) or _has_graph(y)):
+            return update(x, y)
+        return pure(x, y)
 
     return apply_
 
@@ -49,6 +53,18 @@ def exp_(x: Array) -> Array:
     return fast(x) if fast else _array.namespace(x).exp(x)
 
 
+_COPY: _FastForms = {"numpy": lambda x: x.copy(), "torch": lambda x: x.clone()}
+
+
+def copied(x: Array, buffer: Array | None) -> Array:
+    """A temporary with the values of `x`, in the memory of `buffer` where there is one."""
+    if buffer is None:
+        fast = _COPY.get(_array.library(x))
+        return fast(x) if fast else _array.namespace(x).asarray(x, copy=True)
+    buffer[...] = x
+    return buffer
+
+
 _RELU: _FastForms = {
     "numpy": lambda x: np.maximum(x, 0),
     "torch": lambda x: x.relu(),
@@ -62,6 +78,19 @@ def relu(x: Array) -> Array:
     return fast(x) if fast else _array.namespace(x).maximum(x, _array.namespace(x).zeros_like(x))
 
 
+_CLIP: _FastForms = {
+    "numpy": lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    "torch": lambda x, low, high: x.clamp(low, high),
+    "jax": lambda x, low, high: _array.namespace(x).clip(x, low, high),
+}
+
+
+def clip(x: Array, low: float, high: float) -> Array:
+    """Each entry, or the nearer end of the interval; nan stays nan."""
+    fast = _CLIP.get(_array.library(x))
+    return fast(x, low, high) if fast else where(x < low, low, where(x > high, high, x, x), x)
+
+
 _SUM_WIDTH = 256
 _SUM_LANES = 32
 _ones: dict[tuple[Any, ...], Array] = {}
@@ -70,19 +99,22 @@ _ones: dict[tuple[Any, ...], Array] = {}
 def _dot_with_ones(x: Array) -> Array:
     """NumPy: a BLAS dot a row is faster than a sum, and never threaded."""
     key = (x.dtype, x.shape[-1])
-    if key not in _ones:
-        _ones[key] = np.ones(x.shape[-1], dtype=x.dtype)
-    return np.vecdot(x, _ones[key])
+    ones = _ones.get(key)
+    if ones is None:
+        ones = _ones[key] = np.ones(x.shape[-1], dtype=x.dtype)
+    return np.vecdot(x, ones)
 
 
 def _numpy_sum(x: Array) -> Array:
     width = x.shape[-1]
+    if width <= _SUM_LANES:
+        return _dot_with_ones(x)
     if width > _SUM_WIDTH:
         pieces, rest = divmod(width, _SUM_WIDTH)
         body = np.reshape(x[..., : width - rest], (*x.shape[:-1], pieces, _SUM_WIDTH))
         total = _numpy_sum(_numpy_sum(body))
     else:
-        rest = width % _SUM_LANES if width > _SUM_LANES else 0  # BLAS adds what fills no register one by one
+        rest = width % _SUM_LANES  # BLAS adds what fills no register one by one
         total = _dot_with_ones(x[..., : width - rest])
     return total + _numpy_sum(x[..., width - rest :]) if rest else total
 
@@ -112,8 +144,28 @@ def row_sum(x: Array) -> Array:
     return fast(x) if fast else _array.namespace(x).sum(x, axis=-1)
 
 
+_BITS = {4: np.int32, 8: np.int64}
+_WORTH_SELECTING = 1 << 14  # below, five calls cost more than they save
+
+
+def _numpy_where(condition: Array, x: Array | float, y: Array | float, like: Array) -> Array:
+    """NumPy: its `where` takes a branch an entry; selecting bit by bit takes none, and a third of the time."""
+    if condition.size < _WORTH_SELECTING or like.dtype.itemsize not in _BITS:
+        return np.where(condition, x, y).astype(like.dtype, copy=False)
+    integer = _BITS[like.dtype.itemsize]
+    chosen, other = (np.asarray(v, dtype=like.dtype).view(integer) for v in (x, y))
+    selected = -condition.astype(integer) & (chosen ^ other)
+    return np.bitwise_xor(selected, other).view(like.dtype)
+
+
+_WHERE: _FastForms = {"numpy": _numpy_where}
+
+
 def where(condition: Array, x: Array | float, y: Array | float, like: Array) -> Array:
     """``where`` with Python scalars allowed on both sides, in the dtype of `like`."""
+    fast = _WHERE.get(_array.library(like))
+    if fast:
+        return fast(condition, x, y, like)
     xp = _array.namespace(like)
 
     def as_array(value: Array | float) -> Array:
@@ -126,9 +178,24 @@ def where(condition: Array, x: Array | float, y: Array | float, like: Array) -> 
     return xp.where(condition, as_array(x), as_array(y))
 
 
+_FLAT_POSITIONS: _FastForms = {"numpy": lambda mask: mask.ravel().nonzero()[0]}
+
+
 def flat_positions(mask: Array) -> Array:
     """Indices of the True entries of a host array, counted along its flattened form."""
+    fast = _FLAT_POSITIONS.get(_array.library(mask))
+    if fast:
+        return fast(mask)
     return _array.namespace(mask).nonzero(_array.namespace(mask).reshape(mask, (-1,)))[0]
+
+
+def distinct(x: Array) -> Array:
+    """The entries of a host vector in order, each once; the standard's ``unique_values`` promises no order."""
+    xp = _array.namespace(x)
+    ordered = xp.sort(x)
+    first = xp.ones(x.shape, dtype=xp.bool, device=_array.device(x))
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
 
 
 _SEGMENT_SUM: _FastForms = {
@@ -147,6 +214,29 @@ def segment_sum(x: Array, segments: Array, n: int) -> Array:
     return row_sum(xp.astype(same, x.dtype) * x[None, :])
 
 
+_MAX: _FastForms = {"numpy": lambda x: x.max()}
+
+
+def largest(x: Array) -> Array:
+    """Largest of all entries, 0-d; an array without entries has none."""
+    fast = _MAX.get(_array.library(x))
+    return fast(x) if fast else _array.namespace(x).max(x)
+
+
+def lies_in(x: Array, low: float, high: float) -> bool:
+    """Whether all entries of a host array are in the interval, nan being nowhere; it must have an entry."""
+    return bool(low <= x.min()) and bool(x.max() <= high)
+
+
+_EXTENT: _FastForms = {"numpy": lambda x: max(x.max(), -x.min())}
+
+
+def extent(x: Array) -> Array:
+    """Largest magnitude of all entries, 0-d, nan or larger where one is nan; an array without entries has none."""
+    fast = _EXTENT.get(_array.library(x))
+    return fast(x) if fast else largest(_array.namespace(x).abs(x))
+
+
 def row_max(x: Array) -> Array:
     """Largest entry of each row, (B, C) to (B,); -inf for a row without entries."""
     xp = _array.namespace(x)
@@ -160,8 +250,41 @@ def first_largest(x: Array) -> Array:
     xp = _array.namespace(x)
     if x.shape[-1] == 0:
         return xp.zeros(x.shape, dtype=xp.bool, device=_array.device(x))
-    at = xp.argmax(x, axis=-1)
-    return xp.arange(x.shape[-1], dtype=at.dtype, device=_array.device(x))[None, :] == at[:, None]
+    return _at(x, xp.argmax(x, axis=-1))
+
+
+_CHOSEN: _FastForms = {
+    "numpy": lambda x, columns: x[np.arange(x.shape[0]), columns],
+    "torch": lambda x, columns: x.gather(1, columns.long()[:, None])[:, 0],
+}
+
+
+def chosen(x: Array, columns: Array) -> Array:
+    """One entry of each row, (B, C) and (B,) to (B,)."""
+    fast = _CHOSEN.get(_array.library(x))
+    return fast(x, columns) if fast else row_sum(where(_at(x, columns), x, 0.0, x))
+
+
+def _put_by_index(x: Array, columns: Array, values: Array | float) -> Array:
+    x[np.arange(x.shape[0]), columns] = values
+    return x
+
+
+_REPLACED_: _FastForms = {"numpy": _put_by_index}
+
+
+def replaced_(x: Array, columns: Array, values: Array | float) -> Array:
+    """Rows with one entry of each replaced, by a number or by an entry of ``values`` (B,)."""
+    fast = _REPLACED_.get(_array.library(x))
+    if fast:
+        return fast(x, columns, values)
+    return where(_at(x, columns), values if isinstance(values, float) else values[:, None], x, x)
+
+
+def _at(x: Array, columns: Array) -> Array:
+    """True at one column of each row, (B, C)."""
+    xp = _array.namespace(x)
+    return xp.arange(x.shape[-1], dtype=columns.dtype, device=_array.device(x))[None, :] == columns[:, None]
 
 
 def exact_difference(x: Array, y: Array) -> tuple[Array, Array]:
@@ -173,9 +296,165 @@ def exact_difference(x: Array, y: Array) -> tuple[Array, Array]:
     return difference, where(_array.namespace(x).isfinite(error), error, 0.0, error)
 
 
+def exact_product(x: Array, factor: float) -> tuple[Array, Array | None]:
+    """A rounded product and what it lacks of the exact one, itself rounded; None for a power of two, or for 0.
+
+    Both are taken in halves (Dekker), each of half the digits, whose products are exact, and the product is the sum of
+    these: a compiler that contracts a product with the addition after it would otherwise count the error twice. Lacks
+    nothing at infinity.
+    """
+    if math.frexp(abs(factor))[0] in (0.0, 0.5):
+        return x * factor, None
+    scalar = np.float32 if _array.itemsize(x) == 4 else np.float64
+    rounded = float(scalar(factor))
+    factor_high, factor_low = (float(part) for part in _halves(scalar(rounded), _array.itemsize(x)))
+    high, low = _halves(x, _array.itemsize(x))
+    parts = [high * factor_high, low * factor_high]
+    if factor_low:
+        parts += [high * factor_low, low * factor_low]
+    if factor != rounded:
+        parts.append(x * (factor - rounded))
+    return _sum_in_order(parts, x * factor)
+
+
+def exact_square(x: Array) -> tuple[Array, Array]:
+    """A rounded square and its rounding error, as `exact_product` has it."""
+    high, low = _halves(x, _array.itemsize(x))
+    return _sum_in_order([high * high, 2.0 * high * low, low * low], x * x)
+
+
+def _sum_in_order(parts: list[Array], plain: Array) -> tuple[Array, Array]:
+    """The sum of numbers, the first far above the others, and its error, part by part; plain where infinite."""
+    lead, *rest = parts
+    total = lead + functools.reduce(operator.add, rest)
+    error = functools.reduce(operator.add, rest, lead - total)
+    finite = _array.namespace(lead).isfinite(error)
+    return where(finite, total, plain, total), where(finite, error, 0.0, error)
+
+
+def _halves(x: Any, itemsize: int) -> tuple[Any, Any]:
+    """Two numbers of half the digits each, whose sum is x."""
+    spread = x * (2.0**12 + 1 if itemsize == 4 else 2.0**27 + 1)
+    high = spread - (spread - x)
+    return high, x - high
+
+
+def nudged_(terms: Array, low: Array) -> Array:
+    """Exponentials times ``1 + low``, for what rounding took off their exponents; overwrites the terms.
+
+    Not where that is no small number, since such an exponent has no digit behind the point.
+    """
+    small = where(_array.namespace(low).abs(low) < 0.5, low, 0.0, low)
+    return add_(terms, terms * small)
+
+
+def exact_quotient(x: Array, divisor: float) -> tuple[Array, Array]:
+    """The rounded quotient, and what it lacks of the exact one, itself rounded. Lacks nothing at infinity.
+
+    The remainder comes from a product in halves (Dekker), each of half the digits, whose parts are exact.
+    """
+    scalar = np.float32 if _array.itemsize(x) == 4 else np.float64
+    rounded = float(scalar(divisor))
+    divisor_high, divisor_low = (float(part) for part in _halves(scalar(rounded), _array.itemsize(x)))
+    quotient = x / rounded
+    high, low = _halves(quotient, _array.itemsize(x))
+    product = quotient * rounded
+    error = ((high * divisor_high - product) + high * divisor_low + low * divisor_high) + low * divisor_low
+    lacking = (((x - product) - error) - quotient * (divisor - rounded)) / rounded
+    return quotient, where(_array.namespace(x).isfinite(lacking), lacking, 0.0, lacking)
+
+
+def _marked_by_scatter(indices: Array, valid: Array, width: int) -> Array:
+    """PyTorch: invalid places count nothing, so that it does not matter where they point."""
+    counts = valid.new_zeros((indices.shape[0], width), dtype=_array.namespace(indices).int32)
+    at = (indices * valid).long()
+    return counts.scatter_add_(1, at, valid.to(counts.dtype)) > 0
+
+
+def _marked_by_assignment(indices: Array, valid: Array, width: int) -> Array:
+    """CuPy: invalid places point at a column that is dropped."""
+    xp = _array.namespace(indices)
+    marks = xp.zeros((indices.shape[0], width + 1), dtype=bool)
+    marks[xp.arange(indices.shape[0])[:, None], xp.where(valid, indices, width)] = True
+    return marks[:, :width]
+
+
+def _marked_by_update(indices: Array, valid: Array, width: int) -> Array:
+    """JAX: what points outside is dropped."""
+    xp = _array.namespace(indices)
+    rows = xp.arange(indices.shape[0])[:, None]
+    marks = xp.zeros((indices.shape[0], width), dtype=bool)
+    return marks.at[rows, xp.where(valid, indices, width)].set(True, mode="drop")
+
+
+_MARKED: _FastForms = {
+    "torch": _marked_by_scatter,
+    "cupy": _marked_by_assignment,
+    "jax": _marked_by_update,
+}
+
+
+def marked(indices: Array, valid: Array, width: int) -> Array:
+    """True at the valid indices of each row, (B, K) to (B, width)."""
+    fast = _MARKED.get(_array.library(indices))
+    if fast:
+        return fast(indices, valid, width)
+    xp = _array.namespace(indices)
+    every = xp.arange(width, device=_array.device(indices))[None, :]
+    marks = xp.zeros((indices.shape[0], width), dtype=xp.bool, device=_array.device(indices))
+    for k in range(indices.shape[1]):
+        marks = marks | ((every == indices[:, k : k + 1]) & valid[:, k : k + 1])
+    return marks
+
+
 _LOG_MAX = {4: math.log(float(np.finfo(np.float32).max)), 8: math.log(float(np.finfo(np.float64).max))}
 
 
 def log_max(x: Array) -> float:
     """Log of the largest finite number of the dtype of `x`, float32 or float64."""
     return _LOG_MAX[_array.itemsize(x)]
+
+
+_Arrays = tuple[Array, ...]
+Step = Callable[[_Arrays, _Arrays], tuple[_Arrays, Array]]
+
+
+@functools.cache  # a loop is compiled once for a step that is a function of a module
+def _jax_loop(step: Step, limit: int) -> Callable[[_Arrays, _Arrays], _Arrays]:
+    """JAX: a loop of the compiler's, which stops by itself."""
+    jax = sys.modules["jax"]
+    xp = jax.numpy
+
+    def loop(state: _Arrays, given: _Arrays) -> _Arrays:
+        def going_on(carry: tuple[Array, Array, _Arrays]) -> Array:
+            return (carry[0] < limit) & ~carry[1]
+
+        def next_of(carry: tuple[Array, Array, _Arrays]) -> tuple[Array, Array, _Arrays]:
+            new_state, done = step(carry[2], given)
+            return carry[0] + 1, done, new_state
+
+        start = (xp.zeros((), dtype=xp.int32), xp.zeros((), dtype=bool), state)
+        return jax.lax.while_loop(going_on, next_of, start)[2]  # type: ignore[no-any-return]  # JAX is untyped to us
+
+    return jax.jit(loop)  # type: ignore[no-any-return]  # likewise
+
+
+_ITERATE: dict[str, Callable[..., _Arrays]] = {
+    "jax": lambda step, state, given, limit: _jax_loop(step, limit)(state, given)
+}
+
+
+def iterate(step: Step, state: _Arrays, given: _Arrays, limit: int) -> _Arrays:
+    """The state after ``step(state, given)`` has said that it is done, or after `limit` steps.
+
+    A step gives the next state and whether that is the last, a 0-d bool array. Where no value can be read, all steps
+    are made: one after the last must not do harm.
+    """
+    fast = _ITERATE.get(_array.library(state[0]))
+    if fast:
+        return fast(step, state, given, limit)
+    for _ in range(limit):
+        state, done = step(state, given)
+        if _array.place(state[0]) == "host" and bool(done):
+            break
+    return state

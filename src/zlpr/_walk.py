@@ -21,19 +21,21 @@ from zlpr._array import Array
 RowKernel = Callable[..., tuple[Array | None, ...]]
 _Block = tuple[slice, EllipsisType]  # the standard has no index of the first axis alone
 
-_HOST_BLOCK_ELEMENTS = {"numpy": 1 << 18, "torch": 1 << 20}  # PyTorch's own threads want more work at a time
+_HOST_BLOCK_BYTES = {"numpy": 1 << 19, "torch": 1 << 22}  # PyTorch's own threads want more work at a time
 _DEVICE_BLOCK_BYTES = 1 << 28
 
 
-def _block_rows(lead: Array) -> int:
+def _block_rows(lead: Array, workspace: float) -> int:
     """Rows of `lead` to visit at a time."""
     where = _array.place(lead)
-    rows, width = int(lead.shape[0]), int(lead.shape[1])
-    if where == "traced" or rows * width == 0:
-        return max(1, rows)
+    if where == "traced" or 0 in lead.shape:
+        return max(1, int(lead.shape[0]))
+    width = int(lead.shape[1] * workspace) * max(
+        4, _array.itemsize(lead)
+    )  # half precisions are computed in float32
     if where == "host":
-        return max(1, _HOST_BLOCK_ELEMENTS[_array.library(lead)] // width)
-    return max(1, _DEVICE_BLOCK_BYTES // (width * _array.itemsize(lead)))
+        return max(1, _HOST_BLOCK_BYTES[_array.library(lead)] // width)
+    return max(1, _DEVICE_BLOCK_BYTES // width)
 
 
 def _blocks(rows: int, step: int) -> Iterator[_Block]:
@@ -50,7 +52,10 @@ def _take(x: Array | None, block: _Block) -> Array | None:
 
 
 def walk_rows(
-    kernel: RowKernel, *inputs: Array | None, memory: Sequence[Array | None] = ()
+    kernel: RowKernel,
+    *inputs: Array | None,
+    memory: Sequence[Array | None] = (),
+    workspace: float = 1.0,
 ) -> tuple[Array | None, ...]:
     """Apply `kernel` to blocks of rows and put the row-aligned results together.
 
@@ -63,6 +68,8 @@ def walk_rows(
         The first one, of two dimensions, decides the blocks.
     memory : sequence of (B, ...) arrays or None
         Where each of the results is to be put, on the host; allocated where it is None or missing.
+    workspace : float
+        Memory that the kernel needs a row, in that of a row of the first input.
 
     Returns
     -------
@@ -70,7 +77,7 @@ def walk_rows(
         The results for all rows.
     """
     lead = inputs[0]
-    rows, step = lead.shape[0], _block_rows(lead)  # type: ignore[union-attr]  # the first input is an array
+    rows, step = lead.shape[0], _block_rows(lead, workspace)  # type: ignore[union-attr]  # the first input is an array
     with quiet(lead):
         if rows <= step:
             return kernel(*inputs, memory)

@@ -85,11 +85,13 @@ def _jitted(
 def _dynamic_and_constant(leaves: list[Any]) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
     """Positions of the JAX arrays among the leaves, and the other leaves with None at the arrays' places.
 
-    None where an array of another library is beside them, which is for the rule to refuse.
+    None where an array of another library, or anything else that is no constant, is beside them, which is for the
+    rule to refuse.
     """
     dynamic = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array))
     constants = tuple(None if isinstance(leaf, jax.Array) else leaf for leaf in leaves)
-    return None if any(_array.is_array(constant) for constant in constants) else (dynamic, constants)
+    refused = any(_array.is_array(constant) or type(constant).__hash__ is None for constant in constants)
+    return None if refused else (dynamic, constants)
 
 
 def _merged(dynamic: tuple[int, ...], constants: tuple[Any, ...], arrays: tuple[Array, ...]) -> list[Any]:

@@ -19,7 +19,7 @@ from zlpr.rules._labels import Labels
 __all__ = ["sigmoid_cross_entropy"]
 
 
-@row_loss(wrt=("scores",), targets="multi-label")
+@row_loss(wrt=("scores",), targets="multi-label", separable=True)
 def sigmoid_cross_entropy(
     rows: Rows, shares: Array | None, *, positive_weight: Any = None, label_smoothing: float = 0.0
 ) -> tuple[Array, dict[str, Array]]:
@@ -84,10 +84,10 @@ def sigmoid_cross_entropy(
     positive_weight = _checked_positive_weight(positive_weight, rows.scores)
     z, tail = _exponents_and_tails(rows, labels)
     xp = _array.namespace(z)
-    values = _ops.row_sum(labels.weighed(_ops.relu(z) + xp.log1p(tail), positive_weight))
+    values = _ops.row_sum(labels.weighed(_ops.add_(_ops.relu(z), xp.log1p(tail)), positive_weight))
     if shares is None:
         return values, {}
-    slopes = _ops.where(z >= 0, 1.0, tail, z) / (1 + tail)
+    slopes = xp.maximum(tail, _array.as_dtype(z >= 0, z.dtype)) / (1 + tail)
     slopes = _ops.multiply_(labels.weighed(slopes, positive_weight), shares[:, None])
     return values, {"scores": labels.folded(slopes, -1)}
 
@@ -99,12 +99,6 @@ def _diagonal(rows: Rows, *, positive_weight: Any = None) -> Array:
     positive_weight = _checked_positive_weight(positive_weight, rows.scores)
     _, tail = _exponents_and_tails(rows, labels)
     return labels.folded(labels.weighed(tail / ((1 + tail) * (1 + tail)), positive_weight), 1)
-
-
-@sigmoid_cross_entropy.product
-def _hessian_product(rows: Rows, v: Array, *, positive_weight: Any = None) -> Array:
-    """The Hessian is its diagonal."""
-    return _diagonal(rows, positive_weight=positive_weight) * v
 
 
 def _exponents_and_tails(rows: Rows, labels: Labels) -> tuple[Array, Array]:
@@ -128,4 +122,4 @@ def _checked_positive_weight(weight: Any, scores: Array) -> Any:
             f"positive_weight must be a number or have one entry a class, shape ({scores.shape[-1]},), "
             f"not {tuple(weight.shape)}"
         )
-    return _array.namespace(weight).astype(weight, scores.dtype, copy=False)
+    return _array.as_dtype(weight, scores.dtype)

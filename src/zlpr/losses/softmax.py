@@ -1,7 +1,8 @@
 """Softmax cross-entropy: one label a row, or a distribution over the classes.
 
-Everything is measured from the largest score: what remains is a sum of positive terms, so that a confident right
-answer keeps its digits where ``logsumexp(s) - s_y`` has none. The algebra is in ``docs/derivations/softmax.md``.
+Everything is measured from one score of the row, the target's or the largest. What remains is a sum of positive terms,
+so that a confident right answer keeps its digits where ``logsumexp(s) - s_y`` has none. The algebra is in
+``docs/derivations/softmax.md``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from zlpr import _array, _ops
 from zlpr._array import Array
 from zlpr.rules import Rows, row_loss
+from zlpr.rules._labels import Distribution, SingleLabels
 
 __all__ = ["softmax_cross_entropy"]
 
@@ -76,73 +78,91 @@ def softmax_cross_entropy(
     >>> print(f"{float(value):.4e}", gradient)
     1.9287e-22 [[-1.92874985e-22  1.92874985e-22]]
     """
-    p = _probabilities(rows)
-    targets = _masked_and_smoothed(rows)
-    mass = _ops.row_sum(targets)
-    gaps = _ops.where(targets > 0, -p.distance, 0.0, p.distance)
-    xp = _array.namespace(targets)
-    values = _ops.row_sum(targets * gaps) + mass * xp.log1p(p.others)
+    labels, p = _probabilities(rows, rows.labels)
+    mass = labels.mass()
+    values = mass * _array.namespace(p.others).log1p(p.others / p.chosen) + labels.surprise(
+        p.distance, p.finite
+    )
     if shares is None:
         return values, {}
-    at_top = (mass[:, None] - targets) - (mass * p.others / (1 + p.others))[:, None]
-    plain = p.terms * (mass / (1 + p.others))[:, None] - targets
-    confident = p.top & (p.others < 1)[:, None]  # where 1 is the larger of the two terms that are subtracted
-    return values, {"scores": xp.where(confident, at_top, plain) * shares[:, None]}
+    total = p.others + p.chosen
+    slopes = _ops.multiply_(p.rest, (shares * mass / total)[:, None])
+    slopes = labels.taken_off(slopes, shares)
+    at_reference = labels.slope_at_reference(p.chosen / total, p.others / total, p.reference)
+    return values, {"scores": _ops.replaced_(slopes, p.reference, at_reference * shares)}
 
 
 @softmax_cross_entropy.diagonal
 def _diagonal(rows: Rows) -> Array:
     """``p (1 - p)``; ``1 - p`` of the largest is summed from the others."""
-    p = _probabilities(rows)
-    total = 1 + p.others
-    probabilities = p.terms / total[:, None]
-    rest = _array.namespace(p.terms).where(p.top, (p.others / total)[:, None], 1 - probabilities)
-    return probabilities * rest * _ops.row_sum(_masked_and_smoothed(rows))[:, None]
+    labels: Distribution = rows.labels.dense()
+    _, p = _probabilities(rows, labels)
+    total = p.others + p.chosen
+    shares = p.rest / total[:, None]
+    variances = _ops.replaced_(shares * (1 - shares), p.reference, p.chosen / total * (p.others / total))
+    return variances * labels.mass()[:, None]
 
 
 @softmax_cross_entropy.product
 def _hessian_product(rows: Rows, v: Array) -> Array:
     """``p (v - p·v)``."""
-    p = _probabilities(rows)
-    probabilities = p.terms / (1 + p.others)[:, None]
-    mass = _ops.row_sum(_masked_and_smoothed(rows))
-    return probabilities * (v - _ops.row_sum(probabilities * v)[:, None]) * mass[:, None]
+    labels: Distribution = rows.labels.dense()
+    _, p = _probabilities(rows, labels)
+    probabilities = _ops.replaced_(p.rest, p.reference, p.chosen) / (p.others + p.chosen)[:, None]
+    return probabilities * (v - _ops.row_sum(probabilities * v)[:, None]) * labels.mass()[:, None]
 
 
 class _Probabilities(NamedTuple):
-    """Exponentials measured from the row's largest score, whose own is 1."""
+    """Exponentials of the scores, one reference class of each row set apart."""
 
+    reference: Array
     distance: Array
-    terms: Array
-    top: Array
+    """score less that of the reference"""
+    finite: bool
+    """whether that is known to be finite"""
+    rest: Array
+    """exponentials, 0 for the reference"""
+    chosen: Array
+    """that of the reference"""
     others: Array
+    """sum of the rest"""
 
 
-def _probabilities(rows: Rows) -> _Probabilities:
-    scores = rows.scores if rows.mask is None else _ops.where(rows.mask, rows.scores, -math.inf, rows.scores)
+def _probabilities(rows: Rows, labels: SingleLabels) -> tuple[SingleLabels, _Probabilities]:
+    """The reference is the target where exponentials need no shift, so that nothing is rounded before them.
+
+    Else it is the largest score; the distance from it is exact.
+    """
+    moderate = rows.host and rows.mask is None and _is_moderate(rows.scores)
+    if moderate:
+        reference = labels.reference(rows.scores)
+        distance = (
+            rows.scores - _ops.chosen(rows.scores, reference)[:, None] if labels.needs_distance else None
+        )
+        terms = _ops.exp_(_ops.copied(rows.scores, rows.buffer))
+    else:
+        labels, scores = labels.dense(), rows.scores
+        if rows.mask is not None:
+            scores = _ops.where(rows.mask, scores, -math.inf, scores)
+        reference = labels.reference(scores)
+        distance, error = _distance_from_largest(scores)
+        terms = _array.namespace(scores).exp(distance)
+        terms = terms + terms * error
+    chosen = _ops.chosen(terms, reference)
+    rest = _ops.replaced_(terms, reference, 0.0)
+    return labels, _Probabilities(reference, distance, moderate, rest, chosen, _ops.row_sum(rest))
+
+
+def _is_moderate(scores: Array) -> bool:
+    """Whether exponentials and their ratios are far from overflow and from underflow."""
+    room = 0.5 * _ops.log_max(scores) - math.log(scores.shape[-1] + 1)
+    return 0 not in scores.shape and float(_ops.extent(scores)) <= room
+
+
+def _distance_from_largest(scores: Array) -> tuple[Array, Array]:
+    """The distance and its rounding error; among infinite scores, 0 for those that are the largest."""
     xp = _array.namespace(scores)
     largest = _ops.row_max(scores)[:, None]
     distance, error = _ops.exact_difference(scores, largest)
-    infinite = xp.abs(largest) == math.inf
     at_infinity = _ops.where(scores == largest, 0.0, -math.inf, scores)
-    distance = xp.where(infinite, at_infinity, distance)
-    terms = xp.exp(distance)
-    terms = terms + terms * error
-    top = _ops.first_largest(scores)
-    return _Probabilities(distance, terms, top, _ops.row_sum(_ops.where(top, 0.0, terms, terms)))
-
-
-def _masked_and_smoothed(rows: Rows) -> Array:
-    targets, mask = rows.labels, rows.mask
-    if mask is not None:
-        targets = _ops.where(mask, targets, 0.0, targets)
-    if not rows.smoothing:
-        return targets
-    mass = _ops.row_sum(targets)
-    if mask is None:
-        even = (mass / targets.shape[-1])[:, None]
-    else:
-        counting = _array.namespace(mask).astype(mask, targets.dtype)
-        count = _ops.row_sum(counting)
-        even = counting * (mass / _ops.where(count == 0, 1.0, count, count))[:, None]
-    return (1 - rows.smoothing) * targets + rows.smoothing * even
+    return xp.where(xp.abs(largest) == math.inf, at_infinity, distance), error

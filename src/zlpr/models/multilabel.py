@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from zlpr import _array, activations, losses, nn, optim
 from zlpr._array import Array
+from zlpr.decision import predict_labels
 from zlpr.models import _targets
 from zlpr.models._progress import progress_bar
 from zlpr.models._training import Fit, Stopping, fit_lbfgs, fit_minibatches
@@ -278,8 +279,8 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         -------
         y : (n_samples, n_labels) array of the same library, shaped as in training
         """
-        scores = self.decision_function(X)
-        return _targets.decoded(scores > self.threshold, self.label_values_, self._target_dtype)
+        present = predict_labels(self.decision_function(X), threshold=self.threshold)
+        return _targets.decoded(present, self.label_values_, self._target_dtype)
 
     def score(self, X: Array, y: Array, sample_weight: Any = None) -> float:
         """Subset accuracy: the share of rows whose labels are all right.

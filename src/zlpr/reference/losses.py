@@ -6,7 +6,7 @@ no shift, no rearrangement, only enough digits. Infinite scores are taken as lim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mpmath import mp
@@ -21,6 +21,15 @@ class Exact(NamedTuple):
     gradient: list[Any]
     hessian: list[Any]
     threshold_gradient: Any = None
+    targets_gradient: Any = None
+
+
+class ExactOfSeveral(NamedTuple):
+    """One row's loss of several arrays in mpmath numbers: a gradient for each, the Hessian diagonal of the first."""
+
+    value: Any
+    gradients: dict[str, list[Any]]
+    hessian: list[Any]
 
 
 def zlpr_loss(
@@ -29,20 +38,23 @@ def zlpr_loss(
     *,
     threshold: float = 0.0,
     label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    class_weight: Sequence[float] | None = None,
     mask: Sequence[bool] | None = None,
 ) -> Exact:
-    """log(1 + Σ (1 - t) e^(s - s0)) + log(1 + Σ t e^(s0 - s)): posts 7359 and 9064.
+    """τ log(1 + Σ w (1 - t) e^((s - s0) / τ)) + τ log(1 + Σ w t e^((s0 - s) / τ)): posts 7359 and 9064.
 
     Parameters
     ----------
     scores, targets : sequences of C floats
-    threshold, label_smoothing : float
+    threshold, label_smoothing, temperature : float
+    class_weight : sequence of C floats, optional
     mask : sequence of C bools, optional
 
     Returns
     -------
     Exact
-        Value in nats, gradient, Hessian diagonal and the gradient with respect to the threshold.
+        Value in nats, gradient, Hessian diagonal and the gradients with respect to the threshold and the targets.
 
     Examples
     --------
@@ -51,20 +63,118 @@ def zlpr_loss(
     >>> nstr(zlpr_loss([1.5, -0.5, 0.25, -2.0, 3.0], [1, 0, 1, 0, 0]).value, 12)
     '3.77727837903'
     """
-    with mp.workdps(_DIGITS + _digits_spanned([*map(mp.mpf, scores)])):
-        counts = [True] * len(scores) if mask is None else mask
-        t = [(1 - mp.mpf(label_smoothing)) * mp.mpf(y) + mp.mpf(label_smoothing) / 2 for y in targets]
-        above = [mp.mpf(s) - mp.mpf(threshold) for s in scores]
-        p, p_none, log_p = _shares(above, [1 - w if c else mp.mpf(0) for w, c in zip(t, counts, strict=True)])
-        q, q_none, log_q = _shares(
-            [-z for z in above], [w if c else mp.mpf(0) for w, c in zip(t, counts, strict=True)]
-        )
+    tau = mp.mpf(temperature)
+    with mp.workdps(_DIGITS + _digits_spanned([(mp.mpf(s) - mp.mpf(threshold)) / tau for s in scores])):
+        weights = _counted_weights(class_weight, mask, len(scores))
+        t = [_smoothed(y, label_smoothing) for y in targets]
+        up = [(mp.mpf(s) - mp.mpf(threshold)) / tau for s in scores]
+        down = [-z for z in up]
+        negative = [w * (1 - y) for w, y in zip(weights, t, strict=True)]
+        positive = [w * y for w, y in zip(weights, t, strict=True)]
+        p, p_none, log_p = _shares(up, negative)
+        q, q_none, log_q = _shares(down, positive)
+        more, less = _unweighted_shares(down, positive), _unweighted_shares(up, negative)
+        rate = tau * (1 - mp.mpf(label_smoothing))
         return Exact(
-            log_p + log_q,
+            tau * (log_p + log_q),
             [a - b for a, b in zip(p, q, strict=True)],
-            [a * (1 - a) + b * (1 - b) for a, b in zip(p, q, strict=True)],
+            [(a * (1 - a) + b * (1 - b)) / tau for a, b in zip(p, q, strict=True)],
             p_none - q_none,
+            [rate * w * (b - a) if w else mp.mpf(0) for w, a, b in zip(weights, less, more, strict=True)],
         )
+
+
+def sparse_zlpr_loss(
+    scores: Sequence[float], positives: Iterable[int], *, padding: int = -1, **options: Any
+) -> Exact:
+    """`zlpr_loss` with the set of the positive classes in place of a target a class: post 8888.
+
+    Parameters
+    ----------
+    scores : sequence of C floats
+    positives : iterable of int
+        Class indices, repeated or not, and the padding.
+    padding : int
+    **options
+        As for `zlpr_loss`.
+
+    Returns
+    -------
+    Exact
+
+    Examples
+    --------
+    >>> from mpmath import nstr
+    >>> from zlpr.reference import sparse_zlpr_loss
+    >>> nstr(sparse_zlpr_loss([3.0, -1.0, 2.0, -2.0, 0.5], [0, 2, 2]).value, 12)
+    '1.31786288523'
+    """
+    members = set(positives) - {padding}
+    return zlpr_loss(scores, [float(i in members) for i in range(len(scores))], **options)
+
+
+def zlpr_minimum(
+    targets: Sequence[float],
+    *,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    class_weight: Sequence[float] | None = None,
+    mask: Sequence[bool] | None = None,
+) -> Any:
+    """2 τ log(1 + Σ w √(t (1 - t))), the least value of `zlpr_loss` over all scores.
+
+    Parameters
+    ----------
+    targets : sequence of C floats
+    label_smoothing, temperature : float
+    class_weight : sequence of C floats, optional
+    mask : sequence of C bools, optional
+
+    Returns
+    -------
+    mpf
+        In nats.
+
+    Examples
+    --------
+    >>> from mpmath import nstr
+    >>> from zlpr.reference import zlpr_minimum
+    >>> nstr(zlpr_minimum([0.5, 0.5]), 10)
+    '1.386294361'
+    """
+    with mp.workdps(_DIGITS):
+        weights = _counted_weights(class_weight, mask, len(targets))
+        t = [_smoothed(y, label_smoothing) for y in targets]
+        spread = mp.fsum(w * mp.sqrt(y * (1 - y)) for w, y in zip(weights, t, strict=True))
+        return 2 * mp.mpf(temperature) * mp.log1p(spread)
+
+
+def _counted_weights(
+    class_weight: Sequence[float] | None, mask: Sequence[bool] | None, classes: int
+) -> list[Any]:
+    """The weight of each class, 0 where it does not count."""
+    return [
+        mp.mpf(0)
+        if mask is not None and not mask[i]
+        else mp.mpf(1 if class_weight is None else class_weight[i])
+        for i in range(classes)
+    ]
+
+
+def _smoothed(target: float, smoothing: float) -> Any:
+    return (1 - mp.mpf(smoothing)) * mp.mpf(target) + mp.mpf(smoothing) / 2
+
+
+def _unweighted_shares(exponents: list[Any], weights: list[Any]) -> list[Any]:
+    """e^z over 1 + Σ w e^z, of each class; infinite exponents grow together."""
+    present = [z for z, w in zip(exponents, weights, strict=True) if w > 0]
+    if any(mp.isnan(z) for z in [*present, *exponents]):
+        return [mp.nan] * len(exponents)
+    if mp.inf in present:
+        held = mp.fsum(w for z, w in zip(exponents, weights, strict=True) if z == mp.inf)
+        return [1 / held if z == mp.inf else mp.mpf(0) for z in exponents]
+    total = 1 + mp.fsum(w * mp.exp(z) for z, w in zip(exponents, weights, strict=True) if w > 0)
+    return [mp.exp(z) / total for z in exponents]
 
 
 def _shares(exponents: list[Any], weights: list[Any]) -> tuple[list[Any], Any, Any]:

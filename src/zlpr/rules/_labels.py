@@ -1,10 +1,10 @@
-"""The forms in which multi-label targets come, behind one interface, so that a loss states its formula once.
+"""The forms in which targets come, behind one interface, so that a loss states its formula once.
 
-Every loss of the family is a function of exponents: ``s`` for a class in the negative sum, ``-s`` for one in the
+Every loss of several labels is a function of exponents: ``s`` for a class in the negative sum, ``-s`` for one in the
 positive sum. A form knows which class is on which side. `Dense` holds a truth value a class; on the host, where
 reading values is free, `Finite` is its faster kin and `Indexed` holds the few positive positions. `Weighted` holds a
-weight in both sums, for soft labels, and then has two exponents a class. The algebra is derived in
-``docs/derivations/zlpr.md``.
+weight in both sums, for soft labels, and then has two exponents a class; `Paired` is its faster kin. The algebra is
+derived in ``docs/derivations/zlpr.md``. The forms of a single label, at the end, are `Distribution` and `Chosen`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ import math
 from typing import TypeAlias
 
 from zlpr import _array, _ops
-from zlpr._array import Array, Place
-from zlpr.rules._layout import Layout
-
-_INDEX_SHARE = 16  # positions pay while at most one class in sixteen is positive
+from zlpr._array import Array
 
 Split: TypeAlias = tuple[Array, Array]
 """Terms of the negative and of the positive side, as the form keeps them."""
@@ -25,21 +22,34 @@ Split: TypeAlias = tuple[Array, Array]
 class Dense:
     """Hard labels as a truth value a class; the negatives' weight ``1 - w`` is never stored."""
 
-    def __init__(self, positives: Array, like: Array) -> None:
+    def __init__(self, positives: Array, like: Array, weights: Array | None = None) -> None:
         self.positives = positives
-        self.weights = _array.namespace(positives).astype(positives, like.dtype)
+        self.weights = _array.as_dtype(positives, like.dtype) if weights is None else weights
+        self._of_sides: Array | None = None
 
     def dense(self) -> Dense:
         """The form that serves any place and any term: here itself."""
         return self
 
+    def of_moderate_exponents(self) -> AnyLabels:
+        """The form for an unmasked host block whose exponents are in half the range."""
+        return self
+
     def exponents(self, scores: Array, buffer: Array | None) -> Array:
         """``s`` of each negative and ``-s`` of each positive class, a temporary of the caller's own."""
-        return _ops.multiply_(self._signs(), scores)
+        return self._signs() * scores
 
     def counting(self, exponents: Array, mask: Array | None) -> Array:
         """``-inf`` in place of every exponent that does not count."""
         return exponents if mask is None else _ops.where(mask, exponents, -math.inf, exponents)
+
+    def headroom(self) -> Array | float:
+        """What the weights may add to the largest exponent."""
+        return 0.0
+
+    def peak(self, exponents: Array) -> Array:
+        """The largest exponent of any class, 0-d."""
+        return _ops.largest(exponents)
 
     def tops(self, exponents: Array) -> Split:
         """The largest exponent of each side, (B,) each."""
@@ -50,6 +60,10 @@ class Dense:
     def spread(self, negative: Array, positive: Array) -> Array:
         """One number a row and side, (B,) each, given to every exponent of that side."""
         return _array.namespace(negative).where(self.positives, positive[:, None], negative[:, None])
+
+    def sides(self, x: Array) -> Split:
+        """What multiplies the terms of the negative and of the positive side, of one array of both."""
+        return x, x
 
     def split(self, terms: Array) -> Split:
         """Terms of each side with their weights, 0 for the other side's; may overwrite the terms."""
@@ -77,25 +91,20 @@ class Dense:
 
     def _signs(self) -> Array:
         """1 for negatives, -1 for positives."""
-        return _ops.add_(self.weights * -2.0, 1.0)
+        if self._of_sides is None:
+            self._of_sides = _ops.add_(self.weights * -2.0, 1.0)
+        return self._of_sides
 
 
 class Finite(Dense):
     """Hard labels of a host block whose terms are finite: sides are told apart by products, the faster way."""
 
     def dense(self) -> Dense:
-        return Dense(self.positives, self.weights)
+        return Dense(self.positives, self.weights, self.weights)
 
     def exponents(self, scores: Array, buffer: Array | None) -> Array:
         at_positives = scores * self.weights
-        if buffer is None:
-            z = scores - at_positives
-        else:
-            z = buffer
-            z[...] = scores
-            z -= at_positives
-        z -= at_positives
-        return z
+        return _ops.subtract_(_ops.subtract_(_ops.copied(scores, buffer), at_positives), at_positives)
 
     def split(self, terms: Array) -> Split:
         positives = terms * self.weights
@@ -107,24 +116,39 @@ class Finite(Dense):
 
 
 class Indexed(Dense):
-    """Hard labels as the positions of the few positives in the flattened block."""
+    """Hard labels of a host block as the positions of its few positives, counted along the flattened block."""
 
-    def __init__(self, positives: Array, positions: Array, like: Array) -> None:
-        self.positives, self.positions, self.like = positives, positions, like
-        self.rows = positions // positives.shape[1]
+    def __init__(self, positions: Array, scores: Array) -> None:
+        self.positions, self.scores = positions, scores
+        self.rows = positions // max(1, scores.shape[1])
 
     def dense(self) -> Dense:
-        return Dense(self.positives, self.like)
+        xp = _array.namespace(self.scores)
+        positives = xp.zeros(self.scores.shape, dtype=xp.bool)
+        self._flat(positives)[self.positions] = True
+        return Dense(positives, self.scores)
 
     def exponents(self, scores: Array, buffer: Array | None) -> Array:
-        if buffer is None:
-            z = _array.namespace(scores).asarray(scores, copy=True)
-        else:
-            z = buffer
-            z[...] = scores
+        z = _ops.copied(scores, buffer)
         flat = self._flat(z)
         flat[self.positions] = -flat[self.positions]
         return z
+
+    def tops(self, exponents: Array) -> Split:
+        xp = _array.namespace(exponents)
+        sides = xp.asarray(exponents, copy=True), xp.full_like(exponents, -math.inf)
+        self._flat(sides[0])[self.positions] = -math.inf
+        self._flat(sides[1])[self.positions] = self._flat(exponents)[self.positions]
+        return _ops.row_max(sides[0]), _ops.row_max(sides[1])
+
+    def spread(self, negative: Array, positive: Array) -> Array:
+        xp = _array.namespace(negative)
+        spread = xp.asarray(xp.broadcast_to(negative[:, None], self.scores.shape), copy=True)
+        self._flat(spread)[self.positions] = positive[self.rows]
+        return spread
+
+    def sides(self, x: Array) -> Split:
+        return x, self._flat(x)[self.positions]
 
     def split(self, terms: Array) -> Split:
         flat = self._flat(terms)
@@ -142,20 +166,31 @@ class Indexed(Dense):
         return terms
 
     def _flat(self, x: Array) -> Array:
-        return _array.namespace(x).reshape(x, (-1,))
+        return x.reshape(-1)
 
 
 class Weighted:
     """Soft labels: each class has an exponent and a weight on both sides, negatives first, (B, 2C)."""
 
-    def __init__(self, negative_weights: Array, positive_weights: Array) -> None:
-        xp = _array.namespace(negative_weights)
-        self.weights = xp.concat((negative_weights, positive_weights), axis=-1)
-        self.classes = negative_weights.shape[-1]
+    def __init__(self, negative_weights: Array, positive_weights: Array, may_exceed_1: bool = False) -> None:
+        self.of_sides, self.classes = (negative_weights, positive_weights), negative_weights.shape[-1]
+        self.may_exceed_1 = may_exceed_1
+        self._weights: Array | None = None
+
+    @property
+    def weights(self) -> Array:
+        """The weights of both sides, (B, 2C)."""
+        if self._weights is None:
+            self._weights = _array.namespace(self.of_sides[0]).concat(self.of_sides, axis=-1)
+        return self._weights
 
     def dense(self) -> Weighted:
         """The form that serves any place and any term: here itself."""
         return self
+
+    def of_moderate_exponents(self) -> Paired:
+        """The form for an unmasked host block whose exponents are in half the range."""
+        return Paired(self)
 
     def exponents(self, scores: Array, buffer: Array | None) -> Array:
         """``s`` and ``-s`` of each class, a temporary of the caller's own."""
@@ -168,9 +203,19 @@ class Weighted:
             counts = counts & _array.namespace(mask).concat((mask, mask), axis=-1)
         return _ops.where(counts, exponents, -math.inf, exponents)
 
+    def headroom(self) -> Array | float:
+        """What the weights may add to the largest exponent."""
+        if not self.may_exceed_1:
+            return 0.0
+        return _ops.relu(_array.namespace(self.weights).log(_ops.largest(self.weights)))
+
+    def peak(self, exponents: Array) -> Array:
+        """The largest exponent of any class, 0-d."""
+        return _ops.largest(exponents)
+
     def tops(self, exponents: Array) -> Split:
         """The largest exponent of each side, (B,) each."""
-        negatives, positives = self._sides(exponents)
+        negatives, positives = self.sides(exponents)
         return _ops.row_max(negatives), _ops.row_max(positives)
 
     def spread(self, negative: Array, positive: Array) -> Array:
@@ -182,7 +227,7 @@ class Weighted:
 
     def split(self, terms: Array) -> Split:
         """Terms of each side with their weights; overwrites the terms."""
-        return self._sides(_ops.multiply_(terms, self.weights))
+        return self.sides(_ops.multiply_(terms, self.weights))
 
     def sums(self, split: Split) -> Split:
         """Sum of the terms of each side, (B,) each."""
@@ -197,121 +242,118 @@ class Weighted:
         terms = terms * self.weights
         if positive_weight is None:
             return terms
-        negatives, positives = self._sides(terms)
+        negatives, positives = self.sides(terms)
         return _array.namespace(terms).concat((negatives, positives * positive_weight), axis=-1)
 
     def folded(self, terms: Array, sign: int) -> Array:
         """Negatives' terms and `sign` times the positives', added up by class, (B, C)."""
-        negatives, positives = self._sides(terms)
+        negatives, positives = self.sides(terms)
         return negatives + sign * positives
 
-    def _sides(self, x: Array) -> Split:
+    def sides(self, x: Array) -> Split:
+        """What belongs to the negative and to the positive sum, (B, C) each, of one array of both."""
         return x[:, : self.classes], x[:, self.classes :]
 
 
+class Paired:
+    """Soft labels of an unmasked host block whose exponentials have reciprocals: one of ``s`` serves both sides."""
+
+    def __init__(self, weighted: Weighted) -> None:
+        self._weighted = weighted
+
+    def dense(self) -> Weighted:
+        return self._weighted
+
+    def exponents(self, scores: Array, buffer: Array | None) -> Array:
+        return _ops.copied(scores, buffer)
+
+    def headroom(self) -> Array | float:
+        return self._weighted.headroom()
+
+    def peak(self, exponents: Array) -> Array:
+        """The largest exponent of either side."""
+        return _ops.extent(exponents)
+
+    def split(self, terms: Array) -> Split:
+        negative_weights, positive_weights = self._weighted.of_sides
+        positives = positive_weights / terms
+        return _ops.multiply_(terms, negative_weights), positives
+
+    def sums(self, split: Split) -> Split:
+        return _ops.row_sum(split[0]), _ops.row_sum(split[1])
+
+    def scaled(self, split: Split, negative: Array, positive: Array) -> Array:
+        negatives = _ops.multiply_(split[0], negative[:, None])
+        return _ops.add_(negatives, _ops.multiply_(split[1], positive[:, None]))
+
+
+class Distribution:
+    """Targets of a softmax as a weight a class, (B, C), not negative; the reference class is the likeliest one."""
+
+    needs_distance = True
+
+    def __init__(self, weights: Array) -> None:
+        self.weights = weights
+        self._mass = _ops.row_sum(weights)
+
+    def dense(self) -> Distribution:
+        """The form that serves any place and any scores: here itself."""
+        return self
+
+    def reference(self, scores: Array) -> Array:
+        """The class that the others are measured from, (B,)."""
+        return _array.namespace(scores).argmax(scores, axis=-1)
+
+    def mass(self) -> Array:
+        """The sum of the weights, (B,)."""
+        return self._mass
+
+    def surprise(self, distance: Array, finite: bool) -> Array:
+        """Weighted sum of the distances below the reference, (B,); one of weight 0 is absent, also at infinity."""
+        terms = self.weights * distance
+        return -_ops.row_sum(terms if finite else _ops.where(self.weights > 0, terms, 0.0, terms))
+
+    def taken_off(self, slopes: Array, shares: Array) -> Array:
+        """Slopes less the weights times the rows' cotangents; overwrites the slopes."""
+        return _ops.subtract_(slopes, self.weights * shares[:, None])
+
+    def slope_at_reference(self, chosen: Array, others: Array, reference: Array) -> Array:
+        """``m p - t`` of the reference, from its own and from the others' probability, (B,), with fewer digits lost."""
+        weight = _ops.chosen(self.weights, reference)
+        from_others, from_own = (self._mass - weight) - self._mass * others, self._mass * chosen - weight
+        return _array.namespace(chosen).where(others < 0.5, from_others, from_own)
+
+
+class Chosen:
+    """Targets of a softmax as the index of one class a row, which is the reference."""
+
+    needs_distance = False
+
+    def __init__(self, columns: Array, like: Array) -> None:
+        self.columns, self.like = columns, like
+
+    def dense(self) -> Distribution:
+        return Distribution(
+            _ops.replaced_(_array.namespace(self.like).zeros_like(self.like), self.columns, 1.0)
+        )
+
+    def reference(self, scores: Array) -> Array:
+        return self.columns
+
+    def mass(self) -> float:
+        return 1.0
+
+    def surprise(self, distance: Array, finite: bool) -> float:
+        return 0.0
+
+    def taken_off(self, slopes: Array, shares: Array) -> Array:
+        return slopes
+
+    def slope_at_reference(self, chosen: Array, others: Array, reference: Array) -> Array:
+        return -others
+
+
 Labels: TypeAlias = Dense | Weighted
-
-
-class _MultiLabel:
-    """Targets with an entry a class: hard (bool or integer 0-1) or soft (floating in [0, 1])."""
-
-    def rows(self, scores: Array, targets: Array, layout: Layout) -> Array:
-        """The targets as (B, C)."""
-        if tuple(targets.shape) != tuple(scores.shape):
-            raise ValueError(
-                f"targets must have the shape of scores, {tuple(scores.shape)}, not {tuple(targets.shape)}"
-            )
-        _require_label_dtype(targets)
-        return layout.as_rows(targets)
-
-    def form(
-        self, targets: Array, scores: Array, where: Place, smoothing: float, soft: bool
-    ) -> tuple[Labels, Array | None]:
-        """The form of a block of targets, and where values cannot be read which rows are valid, (B,)."""
-        xp = _array.namespace(targets)
-        positives, count, valid = _read(targets) if where == "host" else _unread(targets)
-        if positives is None or soft or smoothing:
-            positive = xp.astype(targets, scores.dtype, copy=False)
-            keep, spread = 1.0 - smoothing, 0.5 * smoothing
-            return Weighted((1 - positive) * keep + spread, positive * keep + spread), valid
-        if count is None:
-            return Dense(positives, scores), valid
-        if count * _INDEX_SHARE <= positives.shape[0] * positives.shape[1]:
-            return Indexed(positives, _ops.flat_positions(positives), scores), valid
-        return Finite(positives, scores), valid
-
-
-class _SingleLabel:
-    """Targets that name one class a row (integer indices), or a distribution over the classes (floating)."""
-
-    def rows(self, scores: Array, targets: Array, layout: Layout) -> Array:
-        """Indices as (B,), distributions as (B, C)."""
-        xp = _array.namespace(targets)
-        _require_label_dtype(targets)
-        if _array.kind(targets) == "integral":
-            if tuple(targets.shape) != layout.batch:
-                raise ValueError(
-                    f"targets of class indices must have one entry a row, shape {layout.batch}, "
-                    f"not {tuple(targets.shape)}"
-                )
-            return xp.reshape(targets, (-1,))
-        return MULTI_LABEL.rows(scores, targets, layout)
-
-    def form(
-        self, targets: Array, scores: Array, where: Place, smoothing: float, soft: bool
-    ) -> tuple[Array, Array | None]:
-        """The weight of each class, (B, C), and where values cannot be read which rows are valid, (B,)."""
-        xp = _array.namespace(targets)
-        if targets.ndim == 2:
-            valid = None
-            if where == "host":
-                _require_in_unit_interval(targets)
-            else:
-                valid = _unread(targets)[2]
-            return xp.astype(targets, scores.dtype, copy=False), valid
-        classes = scores.shape[-1]
-        valid = (targets >= 0) & (targets < classes)
-        if where == "host" and not bool(xp.all(valid)):
-            row = int(_ops.flat_positions(~valid)[0])
-            raise ValueError(f"targets must be class indices in 0..{classes - 1}, got {int(targets[row])}")
-        every = xp.arange(classes, dtype=targets.dtype, device=_array.device(scores))
-        one_hot = xp.astype(every[None, :] == targets[:, None], scores.dtype)
-        return one_hot, None if where == "host" else valid
-
-
-MULTI_LABEL = _MultiLabel()
-SINGLE_LABEL = _SingleLabel()
-
-
-def _require_label_dtype(targets: Array) -> None:
-    if _array.kind(targets) == "other":
-        raise TypeError(f"targets must be bool, integer or real floating, not {targets.dtype}")
-
-
-def _read(targets: Array) -> tuple[Array | None, int | None, None]:
-    """Host targets: the positives of hard labels and their number, or None; raises outside [0, 1]."""
-    xp = _array.namespace(targets)
-    if _array.kind(targets) == "bool":
-        return targets, int(xp.count_nonzero(targets)), None
-    positives, ones = targets != 0, targets == 1
-    count = int(xp.count_nonzero(positives))
-    if count == int(xp.count_nonzero(ones)):
-        return positives, count, None
-    _require_in_unit_interval(targets)
-    return None, None, None
-
-
-def _unread(targets: Array) -> tuple[Array | None, None, Array | None]:
-    """Targets whose values cannot be read: hard by their dtype; and which rows hold nothing outside [0, 1]."""
-    if _array.kind(targets) == "bool":
-        return targets, None, None
-    valid = _array.namespace(targets).all((targets >= 0) & (targets <= 1), axis=-1)
-    return targets != 0 if _array.kind(targets) == "integral" else None, None, valid
-
-
-def _require_in_unit_interval(targets: Array) -> None:
-    inside = (targets >= 0) & (targets <= 1)
-    if not bool(_array.namespace(targets).all(inside)):
-        row, column = divmod(int(_ops.flat_positions(~inside)[0]), targets.shape[1])
-        kind = "0 or 1" if _array.kind(targets) == "integral" else "in [0, 1]"
-        raise ValueError(f"targets must be {kind}, got {targets[row, column]} for class {column}")
+"""Serve any place and any term."""
+AnyLabels: TypeAlias = Labels | Paired
+SingleLabels: TypeAlias = Distribution | Chosen

@@ -19,7 +19,7 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, args: tuple[Any, ...], opts: dict[str, Any]) -> Layout:
         """The layout of a call's arguments."""
-        axis, batch = split_axis(args[0], opts.get("axis", -1))
+        axis, batch = split_axis("scores", args[0], opts.get("axis", -1))
         return cls(batch, axis, not getattr(opts.get("threshold"), "ndim", 0))
 
     @property
@@ -50,15 +50,15 @@ class Layout(NamedTuple):
             return xp.sum(scaled) if self.shared_threshold else scaled
         if getattr(dvalue, "ndim", 0) and self.batch:
             dvalue = xp.expand_dims(dvalue, axis=self.axis)
-        return xp.astype(gradient * dvalue, gradient.dtype, copy=False)
+        return _array.as_dtype(gradient * dvalue, gradient.dtype)
 
 
-def split_axis(scores: Array, axis: int) -> tuple[int, tuple[int, ...]]:
+def split_axis(name: str, lead: Array, axis: int) -> tuple[int, tuple[int, ...]]:
     """The class axis counted from the front, and the shape of the other axes."""
-    if not scores.ndim or not -scores.ndim <= axis < scores.ndim:
-        raise ValueError(f"axis {axis} is out of bounds for scores of shape {tuple(scores.shape)}")
-    axis %= scores.ndim
-    return axis, tuple(scores.shape[:axis]) + tuple(scores.shape[axis + 1 :])
+    if not lead.ndim or not -lead.ndim <= axis < lead.ndim:
+        raise ValueError(f"axis {axis} is out of bounds for {name} of shape {tuple(lead.shape)}")
+    axis %= lead.ndim
+    return axis, tuple(lead.shape[:axis]) + tuple(lead.shape[axis + 1 :])
 
 
 def scaled_gradients(
