@@ -292,7 +292,11 @@ CASES = {
         losses.zlpr_loss.value_and_grad, scores_and_soft, soft_zlpr_in_torch, soft_zlpr_in_jax
     ),
     "sparse_zlpr_loss, 5 positives": Case(
-        losses.sparse_zlpr_loss.value_and_grad, scores_and_positives, sparse_zlpr_in_torch, sparse_zlpr_in_jax
+        losses.sparse_zlpr_loss.value_and_grad,
+        scores_and_positives,
+        sparse_zlpr_in_torch,
+        sparse_zlpr_in_jax,
+        shapes=(*SHAPES, (32, 1_000_000)),
     ),
     "sigmoid_cross_entropy": Case(
         losses.sigmoid_cross_entropy.value_and_grad, scores_and_labels, sigmoid_in_torch, sigmoid_in_jax

@@ -102,6 +102,13 @@ LOSSES = {
     "focal_loss": Bounded(hard(losses.focal_loss), FOCUS),
     "asymmetric_loss": Bounded(hard(losses.asymmetric_loss), 1 + 4 / math.e),
     "lsep_loss": Bounded(hard(losses.lsep_loss), 1, 2),
+    "k_subset_cross_entropy": Bounded(hard(losses.k_subset_cross_entropy), 1),
+    "k_subset_cross_entropy, at most 2": Bounded(
+        lambda r: losses.k_subset_cross_entropy.value_and_grad(
+            r.scores, r.hard & (np.cumsum(r.hard, axis=1) <= 2), reduction="none", at_most=2
+        ),
+        1,
+    ),
     "circle_loss, unified": Bounded(
         hard(losses.circle_loss, weighting="unified", scale=1.0, margin=0.25), 1, 2
     ),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from _libraries import NAMES, why_unusable
 
-_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 _NEEDS = re.compile(r"^# needs: (\w+)$", re.MULTILINE)
 
 
@@ -25,6 +25,7 @@ class Block:
     line: int
     needs: str  # the array library, "numpy" where the block names none
     code: str
+    shown: str | None = None  # what the page says it prints, in a text block right after it
 
     def run(self) -> None:
         """Execute the block; an error points to its line of the page."""
@@ -36,7 +37,9 @@ def blocks(path: Path) -> list[Block]:
     """The Python blocks of a Markdown page, in order."""
     text = path.read_text(encoding="utf-8")
     return [
-        Block(str(path), text.count("\n", 0, found.start(1)) + 1, _needed_library(found[1]), found[1])
+        Block(
+            str(path), text.count("\n", 0, found.start(1)) + 1, _needed_library(found[1]), found[1], found[2]
+        )
         for found in _BLOCK.finditer(text)
     ]
 

@@ -24,6 +24,8 @@ TABLES = {
     "replaced_": "_REPLACED_",
     "marked": "_MARKED",
     "flat_positions": "_FLAT_POSITIONS",
+    "move_": "_MOVE_",
+    "move_to_square_": "_MOVE_TO_SQUARE_",
 }
 
 
@@ -405,3 +407,14 @@ def test_log_max_is_the_largest_exponent(xp, dtype):
     assert limit == pytest.approx(
         {"float32": 88.72283905206835, "float64": 709.782712893384}[dtype], rel=1e-15
     )
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 0.75, 1.0])
+@pytest.mark.parametrize("name", ["move_", "move_to_square_"])
+def test_moves_agree_with_their_generic_form(xp, monkeypatch, name, weight):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 50))
+    exact = x + weight * ((y if name == "move_" else y * y) - x)
+    for form in (getattr(_ops, name), generic(monkeypatch, name)):
+        found = xp.to_numpy(form(xp.asarray(x), xp.asarray(y), weight))
+        np.testing.assert_allclose(found, exact, rtol=1e-14, atol=1e-15)

@@ -7,19 +7,20 @@ import pytest
 from readme_blocks import blocks
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "r_drop.md")
+PAGES = ("README.md", "docs/training.md", "docs/r_drop.md")
 
 
 def _param(block):
-    return pytest.param(
-        block, id=f"{Path(block.page).stem}-line{block.line}", marks=pytest.mark.library(block.needs)
-    )
+    name = f"{Path(block.page).stem}-line{block.line}"
+    return pytest.param(block, id=name, marks=pytest.mark.library(block.needs))
 
 
-@pytest.mark.parametrize("block", [_param(block) for page in PAGES for block in blocks(page)])
-def test_block_runs(block, tmp_path, monkeypatch):
+@pytest.mark.parametrize("block", [_param(block) for page in PAGES for block in blocks(ROOT / page)])
+def test_block_runs(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     block.run()
+    if block.shown is not None:
+        assert capsys.readouterr().out == block.shown
 
 
 def test_ci_runs_the_line_of_the_readme():

@@ -178,6 +178,19 @@ def as_dtype(x: Array, dtype: Any) -> Array:
     return x.astype(dtype) if type(x) is np.ndarray else namespace(x).astype(x, dtype)
 
 
+def beside(x: Array) -> dict[str, Any]:
+    """Return the keyword that puts a new array on the device of `x`; JAX moves what nobody has put anywhere."""
+    return {} if library(x) == "jax" else {"device": device(x)}
+
+
+def as_real(count: Any) -> Any:
+    """Return a step count to compute with: a 0-d integer array in the widest dtype that its library is set to."""
+    if not is_array(count):
+        return count
+    xp = namespace(count)
+    return xp.astype(count, xp.asarray(0.0).dtype if library(count) == "jax" else xp.float64)
+
+
 def host_view(name: str, x: Array) -> np.ndarray[Any, Any]:
     """A NumPy view of an array whose memory is the host's; a TypeError for any other."""
     if isinstance(x, np.ndarray):

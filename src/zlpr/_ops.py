@@ -65,6 +65,37 @@ def copied(x: Array, buffer: Array | None) -> Array:
     return buffer
 
 
+_MOVE_: _FastForms = {"torch": lambda x, y, weight: x.lerp_(y, weight)}
+
+
+def move_(x: Array, y: Array, weight: Any) -> Array:
+    """Return x + weight * (y - x) of the caller's own `x`, without a graph; the weight is a number or a 0-d array."""
+    fast = _MOVE_.get(_array.library(x))
+    if fast and isinstance(weight, float):
+        return fast(x, y, weight)
+    change = y - x
+    change *= weight
+    x += change
+    return x
+
+
+_MOVE_TO_SQUARE_: _FastForms = {
+    "torch": lambda x, y, weight: x.mul_(1.0 - weight).addcmul_(y, y, value=weight),
+}
+
+
+def move_to_square_(x: Array, y: Array, weight: Any) -> Array:
+    """Return x + weight * (y * y - x) of the caller's own `x`, without a graph."""
+    fast = _MOVE_TO_SQUARE_.get(_array.library(x))
+    if fast and isinstance(weight, float):
+        return fast(x, y, weight)
+    change = y * y
+    change -= x
+    change *= weight
+    x += change
+    return x
+
+
 _RELU: _FastForms = {
     "numpy": lambda x: np.maximum(x, 0),
     "torch": lambda x: x.relu(),
@@ -119,11 +150,11 @@ def _numpy_sum(x: Array) -> Array:
     return total + _numpy_sum(x[..., width - rest :]) if rest else total
 
 
-def _jax_sum(x: Array) -> Array:
-    """JAX: a sum that XLA fuses with what it sums adds one by one, so halves are added until few terms are left."""
+def _sum_of_halves(x: Array) -> Array:
+    """JAX, PyTorch: a sum that XLA fuses with what it sums, or a short one of PyTorch's, adds one by one."""
     xp = _array.namespace(x)
     odd = None
-    while x.shape[-1] > 16:
+    while x.shape[-1] > 4:
         half, is_odd = divmod(x.shape[-1], 2)
         if is_odd:
             odd = x[..., -1] if odd is None else odd + x[..., -1]
@@ -132,7 +163,14 @@ def _jax_sum(x: Array) -> Array:
     return total if odd is None else total + odd
 
 
-_SUM: _FastForms = {"numpy": _numpy_sum, "jax": _jax_sum}
+def _torch_sum(x: Array) -> Array:
+    """PyTorch: float32 in float64 where the device has it; the rest by halves."""
+    if _array.itemsize(x) == 4 and x.device.type != "mps":
+        return x.sum(-1, dtype=_array.namespace(x).float64).to(x.dtype)
+    return _sum_of_halves(x)
+
+
+_SUM: _FastForms = {"numpy": _numpy_sum, "jax": _sum_of_halves, "torch": _torch_sum}
 
 
 def row_sum(x: Array) -> Array:

@@ -8,6 +8,7 @@ or in a trace go whole.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import sys
@@ -27,9 +28,11 @@ Leaves: TypeAlias = list[Array]
 Row: TypeAlias = tuple[Array, ...]
 Body: TypeAlias = Callable[..., Sequence[Array]]
 
-# Elements visited at a time. NumPy: p, g, m, v and two temporaries stay nearly in a 1 MiB L2 cache; PyTorch's
-# calls cost more, and its threads want their share.
-BLOCK = {"numpy": 1 << 16, "torch": 1 << 18}
+# Elements visited at a time. NumPy: p, g, m, v and two temporaries stay in a 1 MiB L2 cache, nearly so in float64;
+# PyTorch's calls cost more, and its threads want their share.
+BLOCK = {"numpy": 1 << 15, "torch": 1 << 18}
+_NUMPY_FLOATING = {np.dtype(name) for name in ("float16", "float32", "float64")}
+LOOK = 8  # so many times as much where nothing is written: there are no temporaries to keep in the cache
 SMALL = 1 << 14  # a leaf with fewer elements is packed with others
 
 
@@ -39,6 +42,10 @@ SMALL = 1 << 14  # a leaf with fewer elements is packed with others
 def flatten(name: str, tree: Tree) -> tuple[Leaves, optree.PyTreeSpec]:
     """Take a tree apart; raise unless its leaves are floating arrays of one library and device."""
     leaves, spec = optree.tree_flatten(tree)
+    if set(map(type, leaves)) == {np.ndarray} and {x.dtype for x in leaves} <= _NUMPY_FLOATING:
+        return leaves, spec  # what follows would find nothing, an array at a time
+    if not leaves:
+        return leaves, spec
     # NumPy turns 0-d arrays into scalars at the first operation: a gradient may well be one
     leaves = [np.asarray(x) if isinstance(x, np.generic) else x for x in leaves]
     for i, x in enumerate(leaves):
@@ -46,12 +53,11 @@ def flatten(name: str, tree: Tree) -> tuple[Leaves, optree.PyTreeSpec]:
             _array.require_array(leaf_name(name, tree, i), x)
         if _array.kind(x) != "floating":  # asked first: the name of a leaf is slow to make
             _array.require_real_floating(leaf_name(name, tree, i), x)
-    if any(type(x) is not np.ndarray for x in leaves):
-        first = leaves[0]
-        for i, x in enumerate(leaves[1:], 1):
-            if not _same_home(first, x):
-                names = leaf_name(name, tree, 0), leaf_name(name, tree, i)
-                _array.require_same_home(names[0], first, names[1], x)
+    first = leaves[0]
+    for i, x in enumerate(leaves[1:], 1):
+        if not _same_home(first, x):
+            names = leaf_name(name, tree, 0), leaf_name(name, tree, i)
+            _array.require_same_home(names[0], first, names[1], x)
     return leaves, spec
 
 
@@ -64,7 +70,8 @@ def flatten_like(name: str, tree: Tree, like_name: str, like: Tree, leaves: Leav
             f"{name} must have the same tree structure as {like_name}: "
             f"expected {_structure(expected)}, got {_structure(spec)}"
         )
-    for i, (x, y) in enumerate(zip(mine, leaves, strict=True)):
+    same = [x.shape for x in mine] == [y.shape for y in leaves]
+    for i, (x, y) in enumerate(zip(mine, leaves, strict=True) if not same else ()):
         if x.shape != y.shape:
             raise ValueError(
                 f"{leaf_name(name, tree, i)} must have the shape {tuple(y.shape)} of "
@@ -120,6 +127,33 @@ def destination(x: Array, dtype: Any) -> Array | None:
     return _array.namespace(x).empty_like(x, dtype=dtype)
 
 
+def zeros(like: Array, shape: tuple[int, ...]) -> Array:
+    """Zeros of a shape, with the library and the device of `like`, in its compute dtype."""
+    xp, dtype = _array.namespace(like), _array.compute_dtype(like)
+    if shape == tuple(like.shape):
+        return xp.zeros_like(detached(like), dtype=dtype)
+    return xp.zeros(shape, dtype=dtype, **_array.beside(like))
+
+
+def zero_count(leaves: Leaves) -> Any:
+    """Where a step begins to count what only the arrays can tell: an int, or an array where no value is read."""
+    if not leaves or _array.place(detached(leaves[0])) == "host":
+        return 0
+    xp = _array.namespace(leaves[0])
+    return xp.zeros((), dtype=xp.int32, **_array.beside(leaves[0]))
+
+
+def as_float32(x: Array) -> Array:
+    """Copy an array to float32."""
+    xp = _array.namespace(x)
+    return xp.astype(x, xp.float32)
+
+
+def quiet(x: Array) -> contextlib.AbstractContextManager[Any]:
+    """Where infinities and nan go through in silence on NumPy too, as in every other library."""
+    return np.errstate(all="ignore") if isinstance(x, np.ndarray) else contextlib.nullcontext()
+
+
 def compiled(function: Callable[..., Any], static: tuple[str, ...]) -> Callable[..., Any]:
     """Put `function` under ``jax.jit``: a JAX array has come in, so the module is loaded."""
     return sys.modules["jax"].jit(function, static_argnames=static)  # type: ignore[no-any-return]
@@ -156,11 +190,11 @@ def walk(body: Body, reads: Sequence[Leaves], writes: Sequence[Sequence[Array | 
 
 
 def _whole(body: Body, row: Row, n_reads: int) -> list[Array]:
-    return [_put(old, new) for old, new in zip(row[n_reads:], body(*row), strict=True)]
+    return [put(old, new) for old, new in zip(row[n_reads:], body(*row), strict=True)]
 
 
-def _put(old: Array | None, new: Array) -> Array:
-    """Store a new value in the old array where there is one to write to; return what holds it."""
+def put(old: Array | None, new: Array) -> Array:
+    """Store a new value in the old array where there is one to write to; return the array that holds it."""
     if old is None or old is new or not is_mutable(old):
         return new
     old[...] = new
@@ -184,9 +218,12 @@ def _walk_host(body: Body, rows: Sequence[Row], n_reads: int) -> None:
 
 
 def _in_blocks(body: Body, row: Row, n_reads: int) -> None:
+    block = _block_size(row) * (1 if len(row) > n_reads else LOOK)
     if all(map(_is_contiguous, row)):
         row = tuple(x.reshape(-1) for x in row)  # views: writing to them writes to the leaf
-    for index in _block_indices(tuple(row[0].shape), _block_size(row)):
+        size = row[0].shape[0]
+        block = -(-size // max(1, round(size / block)))  # even ones: a small rest costs as many calls
+    for index in _block_indices(tuple(row[0].shape), block):
         blocks = [x[index] for x in row]
         for old, new in zip(blocks[n_reads:], body(*blocks), strict=True):
             if new is not old:
@@ -194,7 +231,10 @@ def _in_blocks(body: Body, row: Row, n_reads: int) -> None:
 
 
 def _is_contiguous(x: Array) -> bool:
-    return bool(x.flags.c_contiguous if isinstance(x, np.ndarray) else x.is_contiguous())
+    """Whether flattening an array makes a view: its elements lie in a row, or are one and the same."""
+    if isinstance(x, np.ndarray):
+        return x.flags.c_contiguous or not any(x.strides)
+    return bool(x.is_contiguous()) or not any(x.stride())
 
 
 def _block_size(row: Row) -> int:
@@ -236,6 +276,38 @@ def _packed(body: Body, pack: list[Row], n_reads: int) -> None:
         for old, new in zip(row[n_reads:], results, strict=True):
             old[...] = new[start:stop].reshape(old.shape)
         start = stop
+
+
+# --- sums of one leaf ---------------------------------------------------------------------------------------
+
+
+def sums(
+    body: Callable[..., Array], arrays: Sequence[Array], axes: Sequence[int | tuple[int, ...]]
+) -> list[Array]:
+    """Sums of ``body(*blocks)`` over the axes of one leaf, one result for each entry of `axes`; axes are kept.
+
+    The arrays have the shape of the first, or broadcast to it. The dtype is the compute dtype of the first.
+    """
+    first = arrays[0]
+    xp, dtype, shape = _array.namespace(first), _array.compute_dtype(first), tuple(first.shape)
+    arrays = [xp.broadcast_to(x, shape) for x in arrays]
+    if _array.place(first) != "host" or math.prod(shape) <= _block_size((first,)):
+        terms = body(*arrays)
+        return [xp.sum(terms, axis=over, keepdims=True, dtype=dtype) for over in axes]
+    sizes = [tuple(1 if i in _axes(over, len(shape)) else n for i, n in enumerate(shape)) for over in axes]
+    totals = [xp.zeros(size, dtype=dtype, **_array.beside(first)) for size in sizes]
+    for index in _block_indices(shape, _block_size((first,))):
+        block = tuple(slice(i, i + 1) if isinstance(i, int) else i for i in index)
+        terms = body(*(x[block] for x in arrays))
+        for over, total in zip(axes, totals, strict=True):
+            kept = tuple(slice(None) if i in _axes(over, len(shape)) else b for i, b in enumerate(block))
+            part = total[kept]
+            part += xp.sum(terms, axis=over, keepdims=True)
+    return totals
+
+
+def _axes(over: int | tuple[int, ...], ndim: int) -> set[int]:
+    return {axis % ndim for axis in ((over,) if isinstance(over, int) else over)}
 
 
 # --- one number of a whole tree -----------------------------------------------------------------------------

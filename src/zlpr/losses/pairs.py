@@ -320,8 +320,15 @@ class _Pairs(NamedTuple):
 
     def scales(self) -> Split:
         """What a term of the negative and of the positive side is multiplied by to give its share of the total."""
-        total = self.pairs() + self.one()
-        return self.growth * self.sums[1] / total, self.growth * self.sums[0] / total
+        negatives, positives = self.sums
+        return self._scale(negatives, positives), self._scale(positives, negatives)
+
+    def _scale(self, own: Array, other: Array) -> Array:
+        """``g S' / (1 + g S S')`` as ``1 / (S + 1 / (g S'))``, which rounds less often; 0 where S' is."""
+        pull = self.growth * other
+        none = pull == 0
+        rest = self.one() / _ops.where(none, 1.0, pull, pull)
+        return _ops.where(none, 0.0, 1.0 / (own + rest), own)
 
     def coupling(self) -> Array:
         """What the product of two terms of different sides is multiplied by to give their exponents' covariance."""

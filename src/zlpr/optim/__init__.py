@@ -11,22 +11,51 @@
 from zlpr.optim import schedules
 from zlpr.optim._chain import State, Transform, apply_updates, chain
 from zlpr.optim._checkpoint import load_state, save_state
-from zlpr.optim.clipping import clip_by_global_norm, global_norm
-from zlpr.optim.transforms import adam, adamw, adax, adaxw, sgd
+from zlpr.optim.adafactor import adafactor
+from zlpr.optim.adaptive import adam, adamw, adax, adaxw, amsgrad, rmsprop
+from zlpr.optim.clipping import (
+    adaptive_clip,
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+    clip_per_example,
+    global_norm,
+)
+from zlpr.optim.smoothness import Smoothness, estimate_smoothness
+from zlpr.optim.transforms import add_decayed_weights, ema, scale, scale_by_schedule, set_to_zero, sgd
+from zlpr.optim.wrappers import accumulate, masked, multi_transform, skip_nonfinite
 
 __all__ = [
+    "Smoothness",
     "State",
     "Transform",
+    "accumulate",
+    "adafactor",
     "adam",
     "adamw",
+    "adaptive_clip",
     "adax",
     "adaxw",
+    "add_decayed_weights",
+    "amsgrad",
     "apply_updates",
     "chain",
     "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_value",
+    "clip_per_example",
+    "ema",
+    "estimate_smoothness",
     "global_norm",
     "load_state",
+    "masked",
+    "multi_transform",
+    "rmsprop",
     "save_state",
+    "scale",
+    "scale_by_schedule",
     "schedules",
+    "set_to_zero",
     "sgd",
+    "skip_nonfinite",
 ]

@@ -1,9 +1,7 @@
-"""The mechanism of the optimizers: stages, transforms made of them, chains as passes over memory.
+"""The mechanism of the optimizers: transforms, the state they keep, and chains of them.
 
-A stage is an optional *measure*, one number of the updates that reach it, and an elementwise *kernel*. A
-chain is cut before every measure that is not its first stage, because that measure must see finished
-updates; between two cuts all kernels run on one block after the other, and every array is read once and
-written once.
+A transform is a line of stages (`_stage`); a step takes them over memory (`_sweep`). What is checked, and what
+is the caller's to keep, is decided here.
 """
 
 from __future__ import annotations
@@ -12,47 +10,32 @@ import functools
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, ParamSpec, TypeAlias
+from typing import Any, NamedTuple, ParamSpec
+
+import numpy as np
+import optree
 
 from zlpr import _array, _treewalk
 from zlpr._array import Array
 from zlpr._treewalk import Leaves, Tree
+from zlpr.optim import _stage
+from zlpr.optim._stage import Kernel, NoSlots, Number, Numbers, Stage
+from zlpr.optim._sweep import Column, Scratch, Selected, sweep
+
+__all__ = [
+    "Kernel",
+    "NoSlots",
+    "Number",
+    "Numbers",
+    "Stage",
+    "State",
+    "Transform",
+    "apply_updates",
+    "chain",
+    "remembered",
+]
 
 _Arguments = ParamSpec("_Arguments")
-
-Number: TypeAlias = Any
-"""A Python number when the step runs eagerly, a 0-d array inside a trace."""
-
-Numbers: TypeAlias = tuple[Number, ...]
-
-Kernel: TypeAlias = Callable[[Array, Array, Any, Numbers], tuple[Array, Sequence[Array]]]
-"""``kernel(g, p, slots, numbers) -> (u, slots)`` on one block.
-
-It owns the blocks of its slots and its own temporaries and may use in-place arithmetic on them, but returns
-them all the same, because some libraries' arrays cannot be written. It never writes into `g` or `p`.
-"""
-
-
-class NoSlots(NamedTuple):
-    """The state of a stage that remembers nothing."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a chain."""
-
-    kernel: Kernel
-    slots: type[tuple[Any, ...]] = NoSlots
-    """A named tuple: what is kept of every parameter, each slot shaped like it and zero at first."""
-    coefficients: Callable[[Number], Numbers] = lambda count: ()
-    """The kernel's numbers after `count` finished steps."""
-    measure: Callable[[Leaves], Number] | None = None
-    """One more number, appended to the coefficients: of all updates as they reach this stage."""
-
-    @property
-    def width(self) -> int:
-        """How many slots the stage keeps."""
-        return len(self.slots._fields)  # type: ignore[attr-defined]  # every named tuple has it
 
 
 class State(NamedTuple):
@@ -63,7 +46,10 @@ class State(NamedTuple):
     count : int or 0-d integer array
         Finished steps; an array inside a trace.
     slots : tuple
-        For each stage a named tuple of trees that mirror the parameters; at least float32.
+        For each stage a named tuple of trees that mirror the parameters, at least float32, with None where the
+        stage keeps nothing of a parameter. The last field may be a count.
+    master : tree of float32 arrays
+        The exact values of half precision parameters, None in the places of the others.
 
     Examples
     --------
@@ -77,6 +63,8 @@ class State(NamedTuple):
     """Finished steps: a Python int, or a 0-d integer array inside a trace."""
     slots: tuple[Any, ...]
     """For each stage a named tuple of trees that mirror the parameters; at least float32."""
+    master: Any = None
+    """The exact values of half precision parameters, None in the places of the others, or for all of them."""
 
 
 def remembered(factory: Callable[_Arguments, Transform]) -> Callable[_Arguments, Transform]:
@@ -101,8 +89,11 @@ class Transform:
 
     Notes
     -----
-    PyTorch tensors are used detached: neither method records a graph. Float16 and bfloat16 parameters are
-    updated in float32, from float32 state, and rounded once. NumPy is not asked to warn of overflow or nan.
+    PyTorch tensors are used detached: neither method records a graph. NumPy is not asked to warn of overflow or
+    nan.
+
+    Of float16 and bfloat16 parameters the state holds a float32 copy, so that steps below their resolution add
+    up; the parameters are that copy, rounded. An entry that somebody else has written to is taken as it is.
 
     Under ``jax.jit`` the count becomes an array by itself. Under ``torch.compile`` a Python int is a constant,
     and every step would compile anew: begin with ``state._replace(count=torch.tensor(0, dtype=torch.int32))``.
@@ -152,12 +143,14 @@ class Transform:
             If a leaf lives on another device than the first.
         """
         leaves, spec = _treewalk.flatten("params", params)
-        return State(
-            0,
-            tuple(
-                s.slots(*(spec.unflatten(map(_zeros, leaves)) for _ in range(s.width))) for s in self.stages
-            ),
+        masters = [
+            _treewalk.as_float32(p) if _array.is_half(p) else None for p in map(_treewalk.detached, leaves)
+        ]
+        selected = self._selected(params, leaves)
+        kept = tuple(
+            _fresh_slots(stage, leaves, spec, on) for stage, on in zip(self.stages, selected, strict=True)
         )
+        return State(0, kept, _master_tree(spec, masters))
 
     def update(self, grads: Tree, state: State, params: Tree) -> tuple[Tree, State]:
         """Return what to add to the parameters, and the next state; nothing that was given is written to.
@@ -222,67 +215,87 @@ class Transform:
     def _advance(self, params: Tree, grads: Tree, state: State, *, apply: bool) -> tuple[Tree, State]:
         leaves, spec = _treewalk.flatten("params", params)
         gradients = _treewalk.flatten_like("grads", grads, "params", params, leaves)
-        slots = self._slot_leaves(state, params, leaves)
+        selected = self._selected(params, leaves)
+        slots, tallies = self._slot_leaves(state, params, leaves, spec, selected)
+        masters = _master_leaves(state, params, leaves, spec)
         own = _treewalk.writable if apply else _treewalk.owned_copy
-        slots = [[own(x) for x in column] for column in slots]
+        masters = [x if x is None else own(x) for x in masters]
+        slots = [[[x if x is None else own(x) for x in column] for column in columns] for columns in slots]
         if apply:
             leaves = [_treewalk.writable(p) for p in leaves]
-        numbers = [stage.coefficients(state.count) for stage in self.stages]
-        sweep = self._compiled_sweep if leaves and _array.library(leaves[0]) == "jax" else self._sweep
-        result, new_slots = sweep(
-            [_treewalk.detached(p) for p in leaves],
-            [_treewalk.detached(g) for g in gradients],
-            [[_treewalk.detached(x) for x in column] for column in slots],
-            numbers,
+        clocks = _stage.clocks(self.stages, state.count, tallies)
+        result, new_masters, new_slots, added = self._run(
+            _detached(leaves),
+            _detached(gradients),
+            _detached(masters),
+            [[_detached(column) for column in columns] for columns in slots],
+            [stage.coefficients(clock) for stage, clock in zip(self.stages, clocks, strict=True)],
+            selected=selected,
             apply=apply,
         )
         if leaves and _treewalk.is_mutable(leaves[0]):
             # Written through their detached views: a torch Parameter stays the one it was.
-            result, new_slots = leaves if apply else result, slots
-        trees = iter([spec.unflatten(column) for column in new_slots])
-        kept = tuple(stage.slots(*(next(trees) for _ in range(stage.width))) for stage in self.stages)
-        return spec.unflatten(result), State(state.count + 1, kept)
+            result, new_masters, new_slots = leaves if apply else result, masters, slots
+        kept = tuple(
+            stage.slots(*map(spec.unflatten, columns), *([tally + more] if stage.tally else []))
+            for stage, columns, tally, more in zip(self.stages, new_slots, tallies, added, strict=True)
+        )
+        return spec.unflatten(result), State(state.count + 1, kept, _master_tree(spec, new_masters))
 
-    def _slot_leaves(self, state: State, params: Tree, leaves: Leaves) -> list[Leaves]:
-        """Leaves of all slots of all stages, checked against the parameters."""
-        widths, found = [s.width for s in self.stages], [len(slots) for slots in state.slots]
+    def _run(self, params: Leaves, *args: Any, selected: Selected, apply: bool) -> Any:
+        if params and _array.library(params[0]) == "jax":
+            return self._compiled_sweep(params, *args, selected=selected, apply=apply)
+        if not params or _array.place(params[0]) != "host":
+            return sweep(self.stages, params, *args, selected=selected, apply=apply)
+        scratch = self._spare.pop() if self._spare else {}  # another thread's step takes another one
+        try:
+            return sweep(self.stages, params, *args, selected=selected, apply=apply, scratch=scratch)
+        finally:
+            self._spare.append(scratch)
+
+    def _selected(self, params: Tree, leaves: Leaves) -> Selected:
+        """For each stage, which leaves all its masks select."""
+        return tuple(
+            tuple(map(all, zip(*(_mask_leaves(m, params) for m in stage.mask), strict=True)))
+            if stage.mask
+            else (True,) * len(leaves)
+            for stage in self.stages
+        )
+
+    def _slot_leaves(
+        self, state: State, params: Tree, leaves: Leaves, spec: optree.PyTreeSpec, selected: Selected
+    ) -> tuple[list[list[Column]], list[Number]]:
+        """Leaves of all slots of all stages, checked against the parameters, and the tallies."""
+        widths, found = [len(s.slots._fields) for s in self.stages], [len(slots) for slots in state.slots]  # type: ignore[attr-defined]
         if widths != found:
             raise ValueError(
                 f"state must come from this transform: expected {widths} slots in its stages, got {found}"
             )
-        return [
-            _treewalk.flatten_like(f"state.slots[{i}].{name}", tree, "params", params, leaves)
-            for i, (stage, slots) in enumerate(zip(self.stages, state.slots, strict=True))
-            for name, tree in zip(stage.slots._fields, slots, strict=True)  # type: ignore[attr-defined]
+        columns: list[list[Column]] = []
+        for i, (stage, slots, on) in enumerate(zip(self.stages, state.slots, selected, strict=True)):
+            if stage.shapes is None and all(on):
+                shapes = [[p.shape for p in leaves]] * len(stage.names)
+            else:
+                rows = [stage.shapes_of(tuple(p.shape)) if yes else [None] * len(stage.names)
+                        for p, yes in zip(leaves, on, strict=True)]  # fmt: skip
+                shapes = [[row[j] for row in rows] for j in range(len(stage.names))]
+            columns.append(
+                [
+                    _column_of(f"state.slots[{i}].{name}", tree, params, leaves, spec, mine)
+                    for name, tree, mine in zip(stage.names, slots, shapes, strict=False)
+                ]
+            )
+        return columns, [
+            slots[-1] if stage.tally else 0 for stage, slots in zip(self.stages, state.slots, strict=True)
         ]
 
     @functools.cached_property
-    def _compiled_sweep(self) -> Callable[..., tuple[Leaves, list[Leaves]]]:
-        return _treewalk.compiled(self._sweep, static=("apply",))
+    def _compiled_sweep(self) -> Callable[..., Any]:
+        return _treewalk.compiled(functools.partial(sweep, self.stages), static=("apply", "selected"))
 
-    def _sweep(
-        self, params: Leaves, grads: Leaves, slots: list[Leaves], numbers: list[Numbers], *, apply: bool
-    ) -> tuple[Leaves, list[Leaves]]:
-        """Make all passes over memory: the new parameters (or the updates), and the new slots."""
-        updates, kept, done = grads, [], 0
-        segments = _segments(self.stages)
-        for k, stages in enumerate(segments):
-            begin, end = done, done + len(stages)
-            segment_numbers = list(numbers[begin:end])
-            if stages[0].measure is not None:
-                segment_numbers[0] = (*segment_numbers[0], stages[0].measure(updates))
-            width = sum(stage.width for stage in stages)
-            mine, slots = slots[:width], slots[width:]
-            last = apply and k == len(segments) - 1
-            run = _applying(stages, segment_numbers) if last else _emitting(stages, segment_numbers)
-            if last:
-                updates, *mine = _treewalk.walk(run, [updates], [params, *mine])
-            else:
-                fresh = [_treewalk.destination(p, _array.compute_dtype(p)) for p in params]
-                updates, *mine = _treewalk.walk(run, [updates, params], [fresh, *mine])
-            kept += mine
-            done = end
-        return updates, kept
+    @functools.cached_property
+    def _spare(self) -> list[Scratch]:
+        return []
 
 
 @remembered
@@ -309,9 +322,12 @@ def chain(*transforms: Transform) -> Transform:
 
     Notes
     -----
-    Everything runs in one pass over memory, and `Transform.step` allocates nothing that grows with the
-    parameters, as long as every transform that needs the global norm comes first; each later one needs the
-    updates before it as arrays.
+    Everything runs in one pass over memory as long as a transform that needs the global norm comes first. Each
+    later one needs the updates before it as arrays: one more pass, into memory that the chain keeps from its
+    first step on, so that no later `Transform.step` allocates anything that grows with the parameters.
+
+    What follows `accumulate` or `skip_nonfinite` waits for it: updates are zero, and states and step counts stay,
+    until there is something to do.
 
     Examples
     --------
@@ -328,7 +344,7 @@ def chain(*transforms: Transform) -> Transform:
     for i, transform in enumerate(transforms):
         if not isinstance(transform, Transform):
             raise TypeError(f"transforms[{i}] must be a Transform, not {type(transform).__qualname__}")
-    return Transform(tuple(stage for transform in transforms for stage in transform.stages))
+    return Transform(_stage.in_line([stage for transform in transforms for stage in transform.stages]))
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
@@ -367,60 +383,71 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
 
 def _sum(p: Array, u: Array, result: Array | None) -> tuple[Array]:
-    return (_cast(p + u, p.dtype),)
+    return (_array.as_dtype(p + u, p.dtype),)
 
 
-def _zeros(x: Array) -> Array:
-    return _array.namespace(x).zeros_like(_treewalk.detached(x), dtype=_array.compute_dtype(x))
+def _detached(leaves: Sequence[Array | None]) -> list[Any]:
+    if not leaves or type(leaves[0]) is np.ndarray:
+        return list(leaves)
+    return [x if x is None else _treewalk.detached(x) for x in leaves]
 
 
-def _segments(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """Cut before every measure that is not the first stage."""
-    segments: list[list[Stage]] = []
-    for stage in stages:
-        if stage.measure is not None or not segments:
-            segments.append([])
-        segments[-1].append(stage)
-    return segments
+def _fresh_slots(stage: Stage, leaves: Leaves, spec: optree.PyTreeSpec, selected: Sequence[bool]) -> Any:
+    """Zeros for the leaves that the stage meets, None for the others."""
+    rows = [
+        [None if shape is None else _treewalk.zeros(p, shape) for shape in stage.shapes_of(tuple(p.shape))]
+        if on
+        else [None] * len(stage.names)
+        for p, on in zip(leaves, selected, strict=True)
+    ]
+    trees = [spec.unflatten([row[j] for row in rows]) for j in range(len(stage.names))]
+    return stage.slots(*trees, *([_treewalk.zero_count(leaves)] if stage.tally else []))
 
 
-def _applying(stages: Sequence[Stage], numbers: Sequence[Numbers]) -> _treewalk.Body:
-    def add_updates(g: Array, p: Array, *slots: Array) -> list[Array]:
-        u, kept = _run_kernels(stages, numbers, g, p, slots)
-        if p.dtype == u.dtype:
-            p += u
-            return [p, *kept]
-        return [*_sum(p, u, None), *kept]
-
-    return add_updates
-
-
-def _emitting(stages: Sequence[Stage], numbers: Sequence[Numbers]) -> _treewalk.Body:
-    def emit_updates(g: Array, p: Array, _: Array | None, *slots: Array) -> list[Array]:
-        u, kept = _run_kernels(stages, numbers, g, p, slots)
-        return [u, *kept]
-
-    return emit_updates
+def _mask_leaves(mask: Any, params: Tree) -> Sequence[bool]:
+    """Flags of a mask's tree, or of a prefix of it, one for each leaf of the parameters."""
+    tree = mask(params) if callable(mask) else mask
+    try:
+        flags, prefix = optree.tree_flatten(tree)
+        below = prefix.flatten_up_to(params)
+    except ValueError as error:
+        raise ValueError(f"mask must be a tree of bools like params, or a prefix of one: {error}") from None
+    wrong = [flag for flag in flags if not isinstance(flag, bool)]
+    if wrong:
+        raise TypeError(f"mask must hold bools, not {type(wrong[0]).__qualname__}")
+    return [flag for flag, part in zip(flags, below, strict=True) for _ in optree.tree_leaves(part)]
 
 
-def _run_kernels(
-    stages: Sequence[Stage], numbers: Sequence[Numbers], g: Array, p: Array, slots: Sequence[Array]
-) -> tuple[Array, list[Array]]:
-    """Run all kernels of a segment on one block, in the parameter's compute dtype."""
-    dtype = _array.compute_dtype(p)
-    u, p = _cast(g, dtype), _cast(p, dtype)
-    kept: list[Array] = []
-    for stage, values in zip(stages, numbers, strict=True):
-        mine = stage.slots(*slots[len(kept) : len(kept) + stage.width])
-        u, new = stage.kernel(u, p, mine, tuple(_cast_number(v, dtype) for v in values))
-        kept += new
-    return u, kept
+def _master_tree(spec: optree.PyTreeSpec, masters: Column) -> Tree:
+    return None if all(x is None for x in masters) else spec.unflatten(masters)
 
 
-def _cast(x: Array, dtype: Any) -> Array:
-    return x if x.dtype == dtype else _array.namespace(x).astype(x, dtype)
+def _master_leaves(state: State, params: Tree, leaves: Leaves, spec: optree.PyTreeSpec) -> Column:
+    shapes = [tuple(p.shape) if _array.is_half(p) else None for p in leaves]
+    if all(shape is None for shape in shapes):
+        return [None] * len(leaves)
+    return _column_of("state.master", state.master, params, leaves, spec, shapes)
 
 
-def _cast_number(value: Number, dtype: Any) -> Number:
-    """Cast a 0-d array to the kernel's dtype, lest it promote float32 parameters; numbers stay."""
-    return value if isinstance(value, int | float) else _cast(value, dtype)
+def _column_of(
+    name: str,
+    tree: Tree,
+    params: Tree,
+    leaves: Leaves,
+    spec: optree.PyTreeSpec,
+    shapes: Sequence[tuple[int, ...] | None],
+) -> Column:
+    """One entry of a tree for each leaf of the parameters: an array of the shape given, or None."""
+    if list(shapes) == [p.shape for p in leaves]:
+        return list(_treewalk.flatten_like(name, tree, "params", params, leaves))
+    try:
+        column: Column = list(spec.flatten_up_to(tree))
+    except ValueError as error:
+        raise ValueError(f"{name} must have the same tree structure as params: {error}") from None
+    found, _ = _treewalk.flatten(name, [x for x in column if x is not None])
+    got = [None if x is None else tuple(x.shape) for x in column]
+    if got != list(shapes):
+        raise ValueError(f"{name} must have leaves of the shapes {list(shapes)}, got {got}")
+    if found:
+        _array.require_same_home("params", leaves[0], name, found[0])
+    return column

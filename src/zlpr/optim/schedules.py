@@ -191,13 +191,13 @@ def exponential(init_value: float, transition_steps: int, decay_rate: float) -> 
     """
     _require_positive("transition_steps", transition_steps)
     _require_positive("decay_rate", decay_rate)
-    return lambda step: init_value * decay_rate ** (step / transition_steps)
+    return lambda step: init_value * decay_rate ** (_array.as_real(step) / transition_steps)
 
 
 def _progress(step: Any, steps: int) -> Any:
     """Part of `steps` that is done, in [0, 1]."""
     if _array.is_array(step):
-        return _array.namespace(step).clip(step / steps, 0.0, 1.0)
+        return _array.namespace(step).clip(_array.as_real(step) / steps, 0.0, 1.0)
     return min(max(step / steps, 0.0), 1.0)
 
 

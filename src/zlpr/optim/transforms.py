@@ -1,45 +1,36 @@
-"""The optimizers: SGD, and the family of Adam and AdaX, with decoupled weight decay or without.
+"""The simple transforms: gradient descent, scaling, decay, and an average of the parameters.
 
-Adam and AdaX keep the same two averages, ``m`` of the gradient and ``v`` of its square, and differ in one
-function of the step: how far ``v`` moves towards the newest square. The algebra, and why ``v`` is kept
-corrected for its bias, is in ``docs/derivations/optim.md``.
+Most optimizers are made of these and of one stage of their own. The algebra is in ``docs/derivations/optim.md``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple
 
 from zlpr import _array
 from zlpr._array import Array
 from zlpr._treewalk import Tree
+from zlpr.optim import _family
 from zlpr.optim._chain import NoSlots, Number, Numbers, Stage, Transform, remembered
-
-Schedule: TypeAlias = Callable[[Any], Any]
-"""The learning rate as a function of the number of finished steps: 0 at the first step."""
-
-Weight: TypeAlias = Callable[[Number], Number]
-"""The weight of the newest square in ``v``, as a function of the step, counted from 1."""
-
-_LEAST_EPS = 1.2e-38  # below float32's smallest normal number, eps may be zero to the kernel
+from zlpr.optim._family import Momentum, Schedule
 
 
-class Momentum(NamedTuple):
-    """What SGD with momentum keeps: the decayed sum of the gradients."""
+class Average(NamedTuple):
+    """What `ema` keeps: an average of the parameters after each step."""
 
-    m: Tree
-
-
-class Moments(NamedTuple):
-    """What Adam and AdaX keep: the average gradient, and the bias-corrected average of its square."""
-
-    m: Tree
-    v: Tree
+    average: Tree
 
 
 @remembered
-def sgd(lr: float | Schedule, *, momentum: float = 0.0, nesterov: bool = False) -> Transform:
+def sgd(
+    lr: float | Schedule,
+    *,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    dampening: float = 0.0,
+    convention: Literal["paper", "torch", "optax"] = "torch",
+) -> Transform:
     r"""Stochastic gradient descent, with momentum if asked for.
 
     .. math:: m \leftarrow \mu m + g, \qquad u = -\eta\, m
@@ -48,11 +39,16 @@ def sgd(lr: float | Schedule, *, momentum: float = 0.0, nesterov: bool = False) 
     Parameters
     ----------
     lr : float or callable
-        Learning rate η > 0, or a schedule of the number of finished steps.
+        Learning rate η ≥ 0, or a schedule of the number of finished steps.
     momentum : float
         μ in [0, 1); with 0 nothing is kept.
     nesterov : bool
         Whether to look one step ahead.
+    dampening : float
+        In [0, 1): the gradient enters `m` with the weight 1 - `dampening`, but the first one with 1, as in PyTorch.
+    convention : {"paper", "torch", "optax"}
+        PyTorch and optax do the same. In the paper `m` holds steps, :math:`m \leftarrow \mu m - \eta g`, which
+        differs when the learning rate changes.
 
     Returns
     -------
@@ -66,8 +62,8 @@ def sgd(lr: float | Schedule, *, momentum: float = 0.0, nesterov: bool = False) 
 
     References
     ----------
-    Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013; the
-    arithmetic is that of ``torch.optim.SGD``, in which the gradient enters `m` with weight 1.
+    Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013,
+    equations 1 to 4.
 
     Examples
     --------
@@ -79,322 +75,251 @@ def sgd(lr: float | Schedule, *, momentum: float = 0.0, nesterov: bool = False) 
     >>> print(params)  # 1 - 0.1 * 2 - 0.1 * 3
     [0.5]
     """
-    rate = _learning_rate(lr)
-    momentum = _fraction("momentum", momentum)
-    if nesterov and momentum == 0.0:
-        raise ValueError("nesterov needs a momentum above 0, got momentum=0.0")
+    rate = _family.learning_rate(lr)
+    _family.convention_of(convention, ("paper", "torch", "optax"))
+    descend = scaling(lambda count: -rate(count))
+    if momentum == 0.0 and not nesterov:
+        return Transform((descend,))
+    push = trace(momentum, nesterov=nesterov, dampening=dampening)
+    return Transform((descend, push) if convention == "paper" else (push, descend))
+
+
+@remembered
+def scale(step_size: float) -> Transform:
+    """Multiply all updates by one number.
+
+    Parameters
+    ----------
+    step_size : float
+        The number; -0.1 makes gradients into steps of descent.
+
+    Returns
+    -------
+    Transform
+        It keeps nothing.
+
+    Raises
+    ------
+    ValueError
+        If the number is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = np.array([1.0])
+    >>> transform = scale(-0.25)
+    >>> transform.step(params, np.array([2.0]), transform.init(params))[0]
+    array([0.5])
+    """
+    step_size = _family.finite("step_size", step_size)
+    return Transform((scaling(lambda count: step_size),))
+
+
+@remembered
+def scale_by_schedule(step_size_fn: Schedule) -> Transform:
+    """Multiply all updates by a function of the number of finished steps.
+
+    Parameters
+    ----------
+    step_size_fn : callable
+        ``step -> number``; 0 at the first step. Nothing changes its sign: ``chain(..., scale(-1.0))`` does.
+
+    Returns
+    -------
+    Transform
+        It keeps nothing.
+
+    Raises
+    ------
+    TypeError
+        If the schedule is not callable.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = np.array([1.0])
+    >>> transform = scale_by_schedule(lambda step: -0.5 / (1 + step))
+    >>> state = transform.init(params)
+    >>> for _ in range(2):
+    ...     params, state = transform.step(params, np.array([1.0]), state)
+    >>> print(params)  # 1 - 0.5 - 0.25
+    [0.25]
+    """
+    if not callable(step_size_fn):
+        raise TypeError(f"step_size_fn must be callable, not {type(step_size_fn).__qualname__}")
+    return Transform((scaling(_family.learning_rate(step_size_fn)),))
+
+
+@remembered
+def set_to_zero() -> Transform:
+    """Replace all updates by zeros: the parameters of a group that should not move.
+
+    Returns
+    -------
+    Transform
+        It keeps nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = np.array([1.0])
+    >>> set_to_zero().step(params, np.array([np.nan]), set_to_zero().init(params))[0]
+    array([1.])
+    """
+
+    def kernel(g: Array, p: Array, slots: NoSlots, numbers: Numbers) -> tuple[Array, NoSlots]:
+        return _array.namespace(g).zeros_like(g), slots
+
+    return Transform((Stage(kernel),))
+
+
+@remembered
+def add_decayed_weights(weight_decay: float, mask: Tree | Callable[[Tree], Tree] | None = None) -> Transform:
+    r"""Add :math:`λθ` to the updates.
+
+    Parameters
+    ----------
+    weight_decay : float
+        λ, any finite number. Before an optimizer, it makes the decay part of the gradient (L2 regularisation, as in
+        ``torch.optim.Adam``); between an optimizer with ``lr=1`` and a negative scale, it is decoupled.
+    mask : tree of bools, or callable
+        The leaves that decay, or a function of the parameters that says so; a prefix of their tree will do. None
+        for all.
+
+    Returns
+    -------
+    Transform
+        It keeps nothing.
+
+    Raises
+    ------
+    ValueError
+        If the number is not finite.
+
+    References
+    ----------
+    Loshchilov and Hutter, Decoupled weight decay regularization, arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"w": np.array([2.0]), "b": np.array([2.0])}
+    >>> zero = {"w": np.array([0.0]), "b": np.array([0.0])}
+    >>> transform = add_decayed_weights(-0.25, mask={"w": True, "b": False})
+    >>> params, _ = transform.step(params, zero, transform.init(params))
+    >>> print(params["w"], params["b"])
+    [1.5] [2.]
+    """
+    weight_decay = _family.finite("weight_decay", weight_decay)
+
+    def kernel(g: Array, p: Array, slots: NoSlots, numbers: Numbers) -> tuple[Array, NoSlots]:
+        u = p * weight_decay
+        u += g
+        return u, slots
+
+    return Transform((Stage(kernel, mask=() if mask is None else (mask,)),))
+
+
+@remembered
+def ema(decay: float, *, debias: bool = True) -> Transform:
+    r"""Keep an average of the parameters after each step; the updates pass through.
+
+    .. math:: \bar θ \leftarrow \bar θ + c_t (θ + u - \bar θ), \qquad c_t = \frac{1 - β}{1 - β^t}
+
+    Parameters
+    ----------
+    decay : float
+        β in [0, 1]; 1 is the plain average of all steps (Polyak and Ruppert).
+    debias : bool
+        Whether the first steps count alike, as above. If not, the average begins at the parameters after the first
+        step, and :math:`c_t = 1 - β` from then on.
+
+    Returns
+    -------
+    Transform
+        The last of a `chain`, so that it sees the finished updates. The average is
+        ``state.slots[-1].average``, at least float32.
+
+    Raises
+    ------
+    ValueError
+        If `decay` is not in [0, 1].
+
+    References
+    ----------
+    Polyak and Juditsky, Acceleration of stochastic approximation by averaging, SIAM J. Control Optim. 30, 1992.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from zlpr import optim
+    >>> optimizer = optim.chain(optim.sgd(1.0), optim.ema(0.5))
+    >>> params, state = np.array([0.0]), optimizer.init(np.array([0.0]))
+    >>> for _ in range(2):
+    ...     params, state = optimizer.step(params, np.array([-3.0]), state)
+    >>> print(params, state.slots[-1].average)  # 3 and 6 with the weights 1/3 and 2/3
+    [6.] [5.]
+    """
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(f"decay must be in [0, 1], got {decay!r}")
+    decay = float(decay)
+    weight = _family.exponential_weight(decay)
 
     def coefficients(count: Number) -> Numbers:
-        return (rate(count),)
+        t = _array.as_real(count) + 1
+        return (weight(t) if debias else _first(count, 1.0, 1.0 - decay),)
 
-    def descend(g: Array, p: Array, slots: NoSlots, numbers: Numbers) -> tuple[Array, NoSlots]:
-        (eta,) = numbers
-        return g * -eta, slots
+    def kernel(g: Array, p: Array, slots: Average, numbers: Numbers) -> tuple[Array, Average]:
+        (average,) = slots
+        change = p + g
+        change -= average
+        change *= numbers[0]
+        average += change
+        return g, Average(average)
 
-    def descend_with_momentum(
-        g: Array, p: Array, slots: Momentum, numbers: Numbers
-    ) -> tuple[Array, Momentum]:
-        (eta,), (m,) = numbers, slots
+    return Transform((Stage(kernel, Average, coefficients),))
+
+
+# --- stages that others are made of -------------------------------------------------------------------------
+
+
+def scaling(factor: Schedule) -> Stage:
+    """Multiply the updates by a function of the number of finished steps."""
+
+    def kernel(g: Array, p: Array, slots: NoSlots, numbers: Numbers) -> tuple[Array, NoSlots]:
+        return g * numbers[0], slots
+
+    return Stage(kernel, coefficients=lambda count: (factor(count),))
+
+
+def trace(momentum: float, *, nesterov: bool, dampening: float = 0.0) -> Stage:
+    """Return a decayed sum of the updates: m = momentum * m + g."""
+    momentum = _family.fraction("momentum", momentum)
+    dampening = _family.fraction("dampening", dampening)
+    if nesterov and (momentum == 0.0 or dampening != 0.0):
+        raise ValueError(
+            f"nesterov needs a momentum above 0 and no dampening, got momentum={momentum}, dampening={dampening}"
+        )
+
+    def coefficients(count: Number) -> Numbers:
+        return (_first(count, 1.0, 1.0 - dampening),) if dampening else ()
+
+    def kernel(g: Array, p: Array, slots: Momentum, numbers: Numbers) -> tuple[Array, Momentum]:
+        (m,) = slots
         m *= momentum
-        m += g
+        m += g * numbers[0] if dampening else g
         if not nesterov:
-            return m * -eta, Momentum(m)
+            return m, Momentum(m)
         u = m * momentum
         u += g
-        u *= -eta
         return u, Momentum(m)
 
-    if momentum == 0.0:
-        return Transform((Stage(descend, NoSlots, coefficients),))
-    return Transform((Stage(descend_with_momentum, Momentum, coefficients),))
+    return Stage(kernel, Momentum, coefficients)
 
 
-@remembered
-def adam(lr: float | Schedule, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Transform:
-    r"""Adam.
-
-    .. math:: m \leftarrow m + (1 - β_1)(g - m), \quad \hat v \leftarrow \hat v + c_t (g^2 - \hat v), \quad
-        c_t = \frac{1 - β_2}{1 - β_2^t}, \quad u = -\frac{η}{1 - β_1^t} \frac{m}{\sqrt{\hat v} + ε}
-
-    Parameters
-    ----------
-    lr : float or callable
-        Learning rate η > 0, or a schedule of the number of finished steps.
-    b1, b2 : float
-        Decay of the averages of the gradient and of its square, in [0, 1).
-    eps : float
-        ε ≥ 0, outside the root.
-
-    Returns
-    -------
-    Transform
-        The optimizer.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
-
-    Notes
-    -----
-    The second moment is kept corrected for its bias, which is the same algebra as in the paper. An entry
-    whose second moment is zero takes no step, even with ``eps=0``. A gradient whose square overflows (1.8e19
-    in float32) spoils its entry for good; `clip_by_global_norm` in front prevents that.
-
-    References
-    ----------
-    Kingma and Ba, Adam: a method for stochastic optimization, arXiv:1412.6980, algorithm 1.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> optimizer = adam(0.1, eps=0.0)
-    >>> params = np.array([1.0, -2.0])
-    >>> params, state = optimizer.step(params, np.array([4.0, -32.0]), optimizer.init(params))
-    >>> print(params)  # the first step is lr * sign(g)
-    [ 0.9 -1.9]
-    """
-    return _adaptive(lr, b1, eps, _adam_weight(_fraction("b2", b2)), corrected=True)
-
-
-@remembered
-def adamw(
-    lr: float | Schedule, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-2
-) -> Transform:
-    r"""Adam with decoupled weight decay: the update of `adam`, and :math:`-ηλθ`.
-
-    Parameters
-    ----------
-    lr : float or callable
-        Learning rate η > 0, or a schedule of the number of finished steps.
-    b1, b2 : float
-        Decay of the averages of the gradient and of its square, in [0, 1).
-    eps : float
-        ε ≥ 0, outside the root.
-    weight_decay : float
-        λ ≥ 0; it is multiplied by the learning rate, as in PyTorch and optax.
-
-    Returns
-    -------
-    Transform
-        The optimizer.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
-
-    References
-    ----------
-    Loshchilov and Hutter, Decoupled weight decay regularization, arXiv:1711.05101, algorithm 2.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> optimizer = adamw(0.1, weight_decay=0.5)
-    >>> params = np.array([2.0])
-    >>> params, state = optimizer.step(params, np.array([0.0]), optimizer.init(params))
-    >>> print(params)  # 2 - 0.1 * 0.5 * 2
-    [1.9]
-    """
-    return _adaptive(
-        lr, b1, eps, _adam_weight(_fraction("b2", b2)), corrected=True, weight_decay=weight_decay
-    )
-
-
-@remembered
-def adax(lr: float | Schedule, *, b1: float = 0.9, b2: float = 1e-4, eps: float = 1e-12) -> Transform:
-    r"""AdaX: Adam with a long memory, whose second moment settles.
-
-    .. math:: m \leftarrow m + (1 - β_1)(g - m), \quad \hat v \leftarrow \hat v + c_t (g^2 - \hat v), \quad
-        c_t = \frac{β_2}{(1 + β_2)^t - 1}, \quad u = -η \frac{m}{\sqrt{\hat v} + ε}
-
-    Parameters
-    ----------
-    lr : float or callable
-        Learning rate η > 0, or a schedule of the number of finished steps. The first steps are shorter than
-        Adam's by the factor 1 - β₁, because `m` is not corrected for its bias.
-    b1 : float
-        Decay of the average of the gradient, in [0, 1).
-    b2 : float
-        Growth β₂ of the weights of the squares, in [0, 1); 0 is the plain average of all squares.
-    eps : float
-        ε ≥ 0, outside the root.
-
-    Returns
-    -------
-    Transform
-        The optimizer.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
-
-    Notes
-    -----
-    ε stands outside the root, as in the authors' code. Their code adds it to the root of the uncorrected
-    moment, which makes it :math:`ε / \sqrt{(1+β_2)^t - 1}` here; the post writes it inside the root. With ε
-    = 1e-12 the three agree wherever the gradients are not that small themselves.
-
-    The published recursion :math:`v \leftarrow (1 + β_2) v + β_2 g^2` overflows float32 after some 880,000
-    steps. Here the corrected :math:`\hat v` is kept, which never does; the two are the same algebra. As t
-    grows, c falls below the rounding of `v`, and AdaX becomes SGD with a fixed rate for each entry: that is
-    the method, not an accident.
-
-    References
-    ----------
-    Li et al., AdaX: adaptive gradient descent with exponential long term memory, arXiv:2004.09740; the
-    authors' code is ``switchablenorms/adax`` on GitHub. Su, https://kexue.fm/archives/7387.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> optimizer = adax(0.1, eps=0.0)
-    >>> params = np.array([1.0, -2.0])
-    >>> params, state = optimizer.step(params, np.array([4.0, -32.0]), optimizer.init(params))
-    >>> print(params)  # the first step is (1 - b1) * lr * sign(g)
-    [ 0.99 -1.99]
-    """
-    return _adaptive(lr, b1, eps, _adax_weight(_fraction("b2", b2)), corrected=False)
-
-
-@remembered
-def adaxw(
-    lr: float | Schedule, *, b1: float = 0.9, b2: float = 1e-4, eps: float = 1e-12, weight_decay: float = 5e-2
-) -> Transform:
-    r"""AdaX with decoupled weight decay: the update of `adax`, and :math:`-ηλθ`.
-
-    Parameters
-    ----------
-    lr : float or callable
-        Learning rate η > 0, or a schedule of the number of finished steps.
-    b1 : float
-        Decay of the average of the gradient, in [0, 1).
-    b2 : float
-        Growth β₂ of the weights of the squares, in [0, 1).
-    eps : float
-        ε ≥ 0, outside the root (see `adax`).
-    weight_decay : float
-        λ ≥ 0; it is multiplied by the learning rate.
-
-    Returns
-    -------
-    Transform
-        The optimizer.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
-
-    References
-    ----------
-    Li et al., AdaX: adaptive gradient descent with exponential long term memory, arXiv:2004.09740, AdaX-W.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> optimizer = adaxw(0.1, weight_decay=0.5, eps=0.0)
-    >>> params = np.array([2.0])
-    >>> params, state = optimizer.step(params, np.array([3.0]), optimizer.init(params))
-    >>> print(params)  # 2 - 0.1 * 0.5 * 2 - 0.1 * 0.1
-    [1.89]
-    """
-    return _adaptive(
-        lr, b1, eps, _adax_weight(_fraction("b2", b2)), corrected=False, weight_decay=weight_decay
-    )
-
-
-def _adaptive(
-    lr: float | Schedule,
-    b1: float,
-    eps: float,
-    weight: Weight,
-    *,
-    corrected: bool,
-    weight_decay: float = 0.0,
-) -> Transform:
-    """Build one of the family: `weight` moves v, `corrected` says whether m is divided by 1 - b1^t."""
-    rate = _learning_rate(lr)
-    b1 = _fraction("b1", b1)
-    eps, weight_decay = _not_negative("eps", eps), _not_negative("weight_decay", weight_decay)
-
-    def coefficients(count: Number) -> Numbers:
-        t, eta = count + 1, rate(count)
-        return weight(t), eta / _one_minus_power(b1, t) if corrected else eta, eta * weight_decay
-
-    def kernel(g: Array, p: Array, slots: Moments, numbers: Numbers) -> tuple[Array, Moments]:
-        (c, scale, decay), (m, v) = numbers, slots
-        change = g - m
-        change *= 1.0 - b1
-        m += change
-        change = g * g
-        change -= v
-        change *= c
-        v += change
-        u = _normalised(m, v, eps)
-        u *= -scale
-        if weight_decay:
-            u -= p * decay
-        return u, Moments(m, v)
-
-    return Transform((Stage(kernel, Moments, coefficients),))
-
-
-def _normalised(m: Array, v: Array, eps: float) -> Array:
-    """Divide m by sqrt(v) + eps; 0 where that is 0."""
-    xp = _array.namespace(v)
-    root = xp.sqrt(v)
-    root += eps
-    if eps < _LEAST_EPS:
-        root = xp.where(root == 0.0, math.inf, root)
-    return m / root
-
-
-def _adam_weight(b2: float) -> Weight:
-    return lambda t: (1.0 - b2) / _one_minus_power(b2, t)
-
-
-def _adax_weight(b2: float) -> Weight:
-    if b2 == 0.0:
-        return lambda t: 1.0 / t
-    return lambda t: b2 / _expm1(t * math.log1p(b2))
-
-
-def _one_minus_power(base: float, t: Number) -> Number:
-    """Compute 1 - base^t without cancellation."""
-    return 1.0 if base == 0.0 else -_expm1(t * math.log(base))
-
-
-def _expm1(x: Number) -> Number:
-    """Compute exp(x) - 1 of a number or a traced 0-d array; infinite, not an error, where it overflows."""
-    if isinstance(x, float):
-        return math.expm1(x) if x < 700.0 else math.inf
-    return _array.namespace(x).expm1(x)
-
-
-def _learning_rate(lr: float | Schedule) -> Schedule:
-    if not callable(lr):
-        if not 0.0 < lr < math.inf:
-            raise ValueError(f"lr must be a positive finite number or a schedule, got {lr!r}")
-        rate = float(lr)  # a NumPy float64 would promote float32 arrays
-        return lambda count: rate
-
-    def scheduled(count: Number) -> Number:
-        # Eager steps need a Python number: a schedule may well return a NumPy or JAX scalar.
-        return lr(count) if _array.is_array(count) else float(lr(count))
-
-    return scheduled
-
-
-def _fraction(name: str, value: float) -> float:
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
-    return float(value)
-
-
-def _not_negative(name: str, value: float) -> float:
-    if not 0.0 <= value < math.inf:
-        raise ValueError(f"{name} must be a finite number that is not negative, got {value!r}")
-    return float(value)
+def _first(count: Number, at_first: float, later: float) -> Number:
+    """Choose by whether this is the first step."""
+    if not _array.is_array(count):
+        return at_first if count == 0 else later
+    real = _array.as_real(count)
+    return _array.namespace(real).where(real == 0.0, at_first, later + real * 0.0)

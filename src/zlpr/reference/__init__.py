@@ -1,6 +1,14 @@
 """The slow twins: what the right answer is, in mpmath, sharing no code with the rules."""
 
 from zlpr.reference.activations import gelu, relu, sigmoid, softplus, tanh
+from zlpr.reference.clipping import (
+    adaptive_clip,
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+    clip_per_example,
+    smoothness_bound,
+)
 from zlpr.reference.decision import (
     Tuned,
     calibration_gradient,
@@ -23,18 +31,35 @@ from zlpr.reference.losses import (
     zlpr_loss,
     zlpr_minimum,
 )
-from zlpr.reference.optim import adam_step, adax_step, global_norm
+from zlpr.reference.optim import (
+    adafactor_step,
+    adam_step,
+    adax_step,
+    amsgrad_step,
+    average,
+    global_norm,
+    rmsprop_step,
+    sgd_step,
+)
 from zlpr.reference.pairs import circle_loss, lsep_loss
 
 __all__ = [
     "Exact",
     "ExactOfSeveral",
     "Tuned",
+    "adafactor_step",
     "adam_step",
+    "adaptive_clip",
     "adax_step",
+    "amsgrad_step",
     "asymmetric_loss",
+    "average",
     "calibration_gradient",
     "circle_loss",
+    "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_value",
+    "clip_per_example",
     "focal_loss",
     "gaussian_kl",
     "gaussian_nll",
@@ -46,8 +71,11 @@ __all__ = [
     "predict_labels",
     "predict_proba",
     "relu",
+    "rmsprop_step",
+    "sgd_step",
     "sigmoid",
     "sigmoid_cross_entropy",
+    "smoothness_bound",
     "softmax_cross_entropy",
     "softplus",
     "sparse_zlpr_loss",
