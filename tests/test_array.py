@@ -210,3 +210,23 @@ def test_read_only_values_are_copied(xp):
         x[0] = 9.0
     np.testing.assert_array_equal(values, [1.0, 2.0])
     np.testing.assert_array_equal(xp.to_numpy(x)[1:], [2.0])
+
+
+def test_detached_is_a_constant_of_the_same_values(xp):
+    x = xp.asarray(np.asarray([1.0, 2.0]))
+    found = _array.detached(x)
+    xp.assert_like(found, x)
+    np.testing.assert_array_equal(xp.to_numpy(found), [1.0, 2.0])
+
+
+@pytest.mark.library("torch")
+def test_detached_leaves_the_graph(xp):
+    assert not _array.detached(xp.asarray(np.asarray([1.0])).requires_grad_(True) * 2).requires_grad
+
+
+@pytest.mark.library("jax")
+def test_detached_has_no_derivative(xp):
+    import jax
+
+    slope = jax.grad(lambda v: (v * _array.detached(v)).sum())(xp.asarray(np.asarray([3.0])))
+    np.testing.assert_array_equal(slope, [3.0])

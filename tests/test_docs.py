@@ -15,6 +15,7 @@ ROOMS = (
     "losses",
     "decision",
     "activations",
+    "entropy",
     "nn",
     "optim",
     "optim.schedules",

@@ -60,3 +60,15 @@ def test_picture_is_drawn(tmp_path):
     assert np.corrcoef(np.log(found.gradient_norm), np.log(found.smoothness))[0, 1] > 0.9
     clipping.draw(found, str(tmp_path / "smoothness.png"))
     assert (tmp_path / "smoothness.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_of_the_gelu_page_are_those_of_its_program(capsys, monkeypatch):
+    spec = importlib.util.spec_from_file_location("docs_gelu", DOCS / "gelu.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    monkeypatch.setattr(sys, "argv", ["gelu.py"])
+    program.main()
+    tables = capsys.readouterr().out.strip().split("\n\n")
+    page = (DOCS / "gelu.md").read_text(encoding="utf-8")
+    assert [len(table.splitlines()) for table in tables] == [11, 5]
+    assert all(table in page for table in tables)

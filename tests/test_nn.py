@@ -1,10 +1,14 @@
 """Layers against their formulas in NumPy, and against differences; one seed, the same parameters everywhere."""
 
+import pickle
+
 import numpy as np
 import pytest
 
+from _exact import assert_ulps
+from zlpr import reference
 from zlpr.activations import gelu, relu, sigmoid, softplus, tanh
-from zlpr.nn import dense, dense_parameters, sequential
+from zlpr.nn import dense, dense_parameters, dropout, dropout_mask, glorot, he, mlp, sequential
 from zlpr.validation import check_rule
 
 
@@ -211,3 +215,192 @@ def test_the_weights_have_their_variance(gain):
 def test_sizes_must_be_two_or_more_widths(sizes):
     with pytest.raises(ValueError, match=r"^sizes must be two or more positive widths, not \("):
         dense_parameters(sizes, np.zeros(1), rng=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dense_is_its_twin(xp, layer, dtype):
+    weight, bias, x, dy = (a.astype(dtype) for a in layer)
+    params = {"weight": xp.asarray(weight), "bias": xp.asarray(bias)}
+    value, pullback = dense.vjp(params, xp.asarray(x))
+    dparams, dx = pullback(xp.asarray(dy))
+    exact = reference.dense(x.tolist(), weight.tolist(), bias.tolist(), dy.tolist())
+    for actual, truth in ((value, exact.value), (dx, exact.dx), (dparams["weight"], exact.params["weight"])):
+        assert_ulps(xp, actual, truth, dtype, 16)  # five terms at most, which may cancel
+
+
+@pytest.fixture
+def masked():
+    """An input with an infinite entry that is dropped, a mask and a cotangent, in NumPy."""
+    x = np.asarray([[1.0, -2.0, np.inf], [0.3, 0.0, 5.0]])
+    return (
+        x,
+        np.asarray([[1.25, 0.0, 0.0], [0.0, 1.25, 1.25]]),
+        np.asarray([[1.0, np.nan, 3.0], [4.0, 5.0, 6.0]]),
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dropout_multiplies_by_its_mask(xp, masked, dtype):
+    x, mask, dy = (a.astype(dtype) for a in masked)
+    with xp.no_sync():
+        value, pullback = dropout.vjp(xp.asarray(x), xp.asarray(mask))
+        dx = pullback(xp.asarray(dy))
+    exact = reference.dropout(x.tolist(), mask.tolist(), dy.tolist())
+    assert_ulps(xp, value, exact.value, dtype, 0.5)
+    assert_ulps(xp, dx, exact.dx, dtype, 0.5)
+
+
+def test_dropout_rule(xp, masked):
+    _, mask, dy = masked
+    x = xp.asarray(np.nan_to_num(dy))
+    check_rule(dropout, x, xp.asarray(mask))
+    check_rule(dropout, x)
+    np.testing.assert_array_equal(xp.to_numpy(dropout(x)), xp.to_numpy(x))
+
+
+def test_half_precisions_are_dropped_with_a_float32_mask(xp):
+    for dtype in sorted({"float16", "bfloat16"} & set(xp.dtypes)):
+        x = xp.asarray(np.full((2, 50), 3.0, "float32"), dtype)
+        mask = dropout_mask((2, 50), x, rate=0.1, rng=0)
+        assert mask.dtype == xp.float32
+        value, slope = dropout.value_and_grad(x, mask)
+        assert value.dtype == slope.dtype == x.dtype
+        kept = xp.to_numpy(mask) != 0
+        expected = xp.to_numpy(xp.astype(xp.asarray(np.where(kept, 3 / 0.9, 0).astype("float32")), x.dtype))
+        np.testing.assert_array_equal(xp.to_numpy(value), expected)
+
+
+def test_one_seed_draws_the_same_mask_on_every_library(xp):
+    like = xp.asarray(np.zeros(1))
+    expected = np.where(np.random.default_rng(3).random((200, 50)) >= 0.2, 1.25, 0)  # the definition
+    for seed in (3, np.random.default_rng(3)):
+        mask = dropout_mask((200, 50), like, rate=0.2, rng=seed)
+        xp.assert_like(mask, like)
+        np.testing.assert_array_equal(xp.to_numpy(mask), expected)
+    # 10,000 draws: the standard error of their mean is 1.25 * 0.4 / 100 = 0.005; this is 4 of them.
+    assert expected.mean() == pytest.approx(1, abs=0.02)
+    assert xp.to_numpy(dropout_mask((3,), like, rate=0, rng=0)).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+def test_a_rate_must_leave_something(rate):
+    with pytest.raises(ValueError, match=r"^rate must be in \[0, 1\), got "):
+        dropout_mask((3,), np.zeros(1), rate=rate, rng=0)
+
+
+def test_a_mask_that_does_not_fit_is_refused(xp):
+    x = xp.asarray(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"^mask must have the shape of x, \(2, 3\), not \(3,\)$"):
+        dropout.vjp(x, xp.asarray(np.ones(3)))
+    with pytest.raises(TypeError, match=r"^mask must have a real floating dtype"):
+        dropout.vjp(x, xp.asarray(np.ones((2, 3), dtype="bool")))
+
+
+def test_sequential_hands_masks_to_the_dropouts(xp, stack):
+    ((w1, b1), (w2, b2)), x, dy = stack
+    mask = np.asarray(dropout_mask((5, 6), np.zeros(1), rate=0.5, rng=0))
+    inner = sequential(dense, tanh, dropout)
+    model = sequential(inner, dropout, dense)
+    first, second = params_of(xp, *stack[0])
+    params, ones = ((first,), second), xp.asarray(np.ones((5, 6)))
+    masks = ((xp.asarray(mask),), ones)
+    value, pullback = model.vjp(params, xp.asarray(x), masks=masks)
+    hidden = np.tanh(x @ w1 + b1)
+    assert_close(xp, value, (hidden * mask) @ w2 + b2)
+    assert_close(xp, model(params, xp.asarray(x), masks=masks), (hidden * mask) @ w2 + b2)
+    ((dfirst,), _), dx = pullback(xp.asarray(dy))
+    assert_close(xp, dfirst["weight"], x.T @ (dy @ w2.T * mask * (1 - hidden**2)))
+    assert_close(xp, dx, (dy @ w2.T * mask * (1 - hidden**2)) @ w1.T)
+    assert_close(xp, model(params, xp.asarray(x)), hidden @ w2 + b2)
+    with pytest.raises(ValueError, match=r"^masks must have 2 entries, one a dropout, not 1$"):
+        model.vjp(params, xp.asarray(x), masks=(ones,))
+    check_rule(model, params, xp.asarray(x), masks=masks)
+
+
+def test_mlp_is_a_stack_of_dense_layers(xp, stack):
+    layers, x, dy = stack
+    params = params_of(xp, *layers)
+    expected, pullback = sequential(dense, tanh, dense).vjp(params, xp.asarray(x))
+    value, own_pullback = mlp.vjp(params, xp.asarray(x), activation=tanh)
+    np.testing.assert_array_equal(xp.to_numpy(value), xp.to_numpy(expected))
+    (own, own_dx), (dparams, dx) = own_pullback(xp.asarray(dy)), pullback(xp.asarray(dy))
+    np.testing.assert_array_equal(xp.to_numpy(own_dx), xp.to_numpy(dx))
+    for one, other in zip(own, dparams, strict=True):
+        for name in ("weight", "bias"):
+            np.testing.assert_array_equal(xp.to_numpy(one[name]), xp.to_numpy(other[name]))
+    single = mlp(params[:1], xp.asarray(x), activation=tanh)  # no hidden layer, no activation
+    assert_close(xp, single, x @ layers[0][0] + layers[0][1])
+    with pytest.raises(ValueError, match=r"^params must have an entry at least, one a dense layer$"):
+        mlp.vjp((), xp.asarray(x), activation=tanh)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_mlp_rule(xp, stack, kind):
+    layers, x, _ = stack
+    check_rule(mlp, kind(params_of(xp, *layers)), xp.asarray(x), activation=gelu)
+
+
+@pytest.mark.library("torch")
+def test_gradients_of_an_mlp_are_those_of_torch_autograd(xp, stack):
+    torch = pytest.importorskip("torch")
+    ((w1, b1), (w2, b2)), x, dy = stack
+    leaves = [torch.tensor(a, requires_grad=True) for a in (w1, b1, w2, b2, x)]
+    hidden = torch.nn.functional.gelu(leaves[4] @ leaves[0] + leaves[1])
+    (hidden @ leaves[2] + leaves[3]).backward(torch.tensor(dy))
+    _, pullback = mlp.vjp(params_of(xp, *stack[0]), torch.tensor(x), activation=gelu)
+    (first, second), dx = pullback(torch.tensor(dy))
+    ours = (first["weight"], first["bias"], second["weight"], second["bias"], dx)
+    for actual, leaf in zip(ours, leaves, strict=True):
+        torch.testing.assert_close(actual, leaf.grad, rtol=1e-10, atol=1e-10)
+
+
+def test_a_stack_can_be_pickled(stack):
+    layers, x, _ = stack
+    params = params_of(np, *layers)
+    model = sequential(sequential(dense, tanh), dense)
+    copy = pickle.loads(pickle.dumps(model))
+    nested = ((params[0],), params[1])
+    np.testing.assert_array_equal(copy(nested, x), model(nested, x))
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+@pytest.mark.parametrize(("initializer", "variance"), [(he, 2 / 300), (glorot, 2 / 400)])
+def test_initializers_have_their_variance_on_every_library(xp, initializer, variance, distribution):
+    rng = np.random.default_rng(5)
+    end = (3 * variance) ** 0.5
+    if distribution == "normal":
+        expected = rng.standard_normal((300, 100)) * variance**0.5
+    else:
+        expected = rng.uniform(-end, end, (300, 100))
+    for dtype in xp.dtypes:
+        like = xp.asarray(np.zeros(1), dtype)
+        weight = initializer((300, 100), like, distribution=distribution, rng=5)
+        assert weight.dtype == like.dtype
+        rounded = xp.to_numpy(xp.astype(xp.asarray(expected), like.dtype))
+        np.testing.assert_array_equal(xp.to_numpy(weight), rounded)
+    # 30,000 draws: the standard error of their deviation is 1 / sqrt(2 * 30000) = 0.004 of it; this is 4 of them.
+    assert expected.std() == pytest.approx(variance**0.5, rel=0.016)
+
+
+def test_dense_parameters_of_an_initializer(xp):
+    like = xp.asarray(np.zeros(1))
+    layers = dense_parameters((4, 3, 2), like, initializer=glorot, rng=2)
+    rng = np.random.default_rng(2)
+    for layer, shape in zip(layers, ((4, 3), (3, 2)), strict=True):
+        expected = glorot(shape, np.zeros(1), rng=rng)
+        np.testing.assert_array_equal(xp.to_numpy(layer["weight"]), expected)
+        np.testing.assert_array_equal(xp.to_numpy(layer["bias"]), np.zeros(shape[1]))
+    with pytest.raises(
+        ValueError, match=r"^gain must stay 1 where an initializer draws the weights, got 2\.0$"
+    ):
+        dense_parameters((4, 3), like, gain=2.0, initializer=he, rng=0)
+
+
+@pytest.mark.parametrize("initializer", [he, glorot])
+def test_initializers_refuse_what_they_do_not_know(initializer):
+    with pytest.raises(
+        ValueError, match=r"^shape must be that of a weight, two positive widths, not \(3,\)$"
+    ):
+        initializer((3,), np.zeros(1), rng=0)
+    with pytest.raises(ValueError, match=r'^distribution must be "normal" or "uniform", not \'cauchy\'$'):
+        initializer((3, 2), np.zeros(1), distribution="cauchy", rng=0)

@@ -26,13 +26,22 @@ TABLES = {
     "flat_positions": "_FLAT_POSITIONS",
     "move_": "_MOVE_",
     "move_to_square_": "_MOVE_TO_SQUARE_",
+    "smallest": "_SMALLEST",
+    "sum_by_target": "_TARGET_SUM",
+    "product": "_PRODUCT",
+    "pairs": "_PAIRS",
 }
 
 
 def generic(monkeypatch, name):
-    """The primitive with its table of fast forms emptied."""
-    monkeypatch.setattr(_ops, TABLES[name], {})
-    return getattr(_ops, name)
+    """The primitive as it is with its table of fast forms emptied, which it is for its own calls alone."""
+
+    def call(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(_ops, TABLES[name], {})
+            return getattr(_ops, name)(*args)
+
+    return call
 
 
 def exact_sums(rows):
@@ -402,6 +411,16 @@ def test_exact_arithmetic_lacks_nothing_at_infinity(xp):
 
 
 @pytest.mark.parametrize("dtype", WIDE)
+def test_exact_square_has_twice_the_digits(xp, dtype):
+    x, _ = pairs(dtype)
+    square, error = map(xp.to_numpy, _ops.exact_square(xp.asarray(x)))
+    for value, head, tail in zip(x, square, error, strict=True):
+        exact = Fraction(float(value)) ** 2
+        off = abs(Fraction(float(head)) + Fraction(float(tail)) - exact)
+        assert off <= exact * Fraction(float(np.finfo(dtype).eps)) ** 2
+
+
+@pytest.mark.parametrize("dtype", WIDE)
 def test_log_max_is_the_largest_exponent(xp, dtype):
     limit = _ops.log_max(xp.asarray(np.zeros(1, dtype=dtype)))
     assert limit == pytest.approx(
@@ -418,3 +437,110 @@ def test_moves_agree_with_their_generic_form(xp, monkeypatch, name, weight):
     for form in (getattr(_ops, name), generic(monkeypatch, name)):
         found = xp.to_numpy(form(xp.asarray(x), xp.asarray(y), weight))
         np.testing.assert_allclose(found, exact, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize(("width", "k"), [(5, 5), (40, 3), (203, 4), (700, 4), (703, 4), (3000, 20)])
+def test_smallest_agrees_with_its_generic_form(xp, monkeypatch, width, k):
+    x = np.random.default_rng(width).normal(size=(6, width))
+    x[1, : width - k + 1] = x[2, : width - 1] = np.inf  # fewer finite ones than asked for: still k places
+    expected = np.sort(x, axis=-1)[:, :k]
+    for form in (_ops.smallest, generic(monkeypatch, "smallest")):
+        array = xp.asarray(x)
+        with xp.no_sync():
+            places = form(array, k)
+        places = xp.to_numpy(places)
+        assert all(len(set(row)) == k for row in places)
+        np.testing.assert_array_equal(np.sort(np.take_along_axis(x, places, axis=-1), axis=-1), expected)
+        np.testing.assert_array_equal(xp.to_numpy(array), x)
+
+
+@pytest.mark.parametrize("width", [30, 203])
+def test_smallest_takes_the_first_of_equals_where_it_cannot_be_asked_again(xp, monkeypatch, width):
+    x = np.random.default_rng(0).integers(0, 4, size=(8, width)).astype("float32")
+    places = generic(monkeypatch, "smallest")(xp.asarray(x), 5)
+    expected = np.argsort(x, axis=-1, kind="stable")[:, :5]
+    np.testing.assert_array_equal(np.sort(xp.to_numpy(places), axis=-1), np.sort(expected, axis=-1))
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_sum_by_target_agrees_with_its_generic_form(xp, monkeypatch, dtype):
+    rng = np.random.default_rng(0)
+    rows, targets = rng.random((30, 2)).astype(dtype), rng.integers(0, 6, 30)
+    targets[targets == 3] = 5
+    exact = exact_sums([rows[targets == i, j] for i in range(8) for j in range(2)])
+    for form in (_ops.sum_by_target, generic(monkeypatch, "sum_by_target")):
+        with xp.no_sync():
+            total = form(xp.asarray(rows), xp.asarray(targets), 8)
+        assert tuple(total.shape) == (8, 2)
+        assert_ulps(xp, xp.reshape(total, (-1, 1)), exact, dtype, 3)  # up to 10 positive terms
+
+
+def test_product_agrees_with_its_generic_form(xp, monkeypatch):
+    x, y = (
+        np.random.default_rng(i).normal(size=shape).astype("float32")
+        for i, shape in enumerate([(5, 7), (7, 4)])
+    )
+    for form in (_ops.product, generic(monkeypatch, "product")):
+        found = form(xp.asarray(x), xp.asarray(y))
+        np.testing.assert_allclose(xp.to_numpy(found), x.astype("float64") @ y, atol=7 * 2**-23 * 10)
+
+
+@pytest.mark.parametrize("join", ["add", "maximum"])
+def test_pairs_agree_with_their_generic_form(xp, monkeypatch, join):
+    x, y = (np.random.default_rng(i).normal(size=(n, 3)) for i, n in enumerate((4, 6)))
+    gaps = np.abs(x[:, None] - y[None])
+    expected = gaps.sum(axis=-1) if join == "add" else gaps.max(axis=-1)
+    for form in (_ops.pairs, generic(monkeypatch, "pairs")):
+        found = form(xp.asarray(x), xp.asarray(y), xp.abs, join)
+        np.testing.assert_allclose(xp.to_numpy(found), expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 64])
+def test_exact_row_sum_has_twice_the_digits(xp, width):
+    rows = np.random.default_rng(width).normal(size=(20, width)) ** 3
+    total, lost = map(xp.to_numpy, _ops.exact_row_sum(xp.asarray(rows)))
+    for row, head, tail in zip(rows, total, lost, strict=True):
+        exact = sum(map(Fraction, map(float, row)))
+        size = sum(abs(Fraction(float(v))) for v in row)
+        assert abs(Fraction(float(head)) + Fraction(float(tail)) - exact) <= size * width * Fraction(
+            1, 2**104
+        )
+        assert abs(tail) <= 2.0**-53 * abs(head)
+
+
+@pytest.mark.library("numpy", "torch", "jax")
+def test_either_runs_one_of_two(xp):
+    x = xp.asarray(np.asarray([1.0, 2.0]))
+    assert _ops.can_branch(x)
+    for bound, expected in ((5.0, [2.0, 3.0]), (1.5, [0.0, 1.0])):
+        found = _ops.either(xp.all(x < bound), lambda v: v + 1.0, lambda v: v - 1.0, x)
+        np.testing.assert_array_equal(xp.to_numpy(found), expected)
+
+
+@pytest.mark.library("strict", "cupy")
+def test_there_is_no_branch_on_a_device(xp):
+    assert not _ops.can_branch(xp.asarray(np.asarray([1.0])))
+
+
+def test_map_blocks_puts_the_rows_together(xp):
+    x = np.arange(14.0).reshape(7, 2)
+    doubled, sums = _ops.map_blocks(lambda v, _: (2 * v, xp.sum(v, axis=-1)), 3, (xp.asarray(x), None))
+    np.testing.assert_array_equal(xp.to_numpy(doubled), 2 * x)
+    np.testing.assert_array_equal(xp.to_numpy(sums), x.sum(axis=-1))
+
+
+def test_settled_changes_nothing(xp):
+    x = np.asarray([[0.0, -0.0, 1.5], [-np.inf, np.inf, np.nan]])
+    np.testing.assert_array_equal(xp.to_numpy(_ops.settled(xp.asarray(x))), x)
+
+
+@pytest.mark.library("jax")
+def test_differences_of_what_is_settled_are_those_of_rounded_numbers(xp):
+    import jax
+
+    def numbers_and_gaps(x):
+        z = _ops.settled(x * xp.max(x, axis=0, keepdims=True))
+        return z, z[:, None, :] - z[None, :, :]
+
+    z, gaps = map(np.asarray, jax.jit(numbers_and_gaps)(np.random.default_rng(0).normal(size=(12, 2))))
+    np.testing.assert_array_equal(gaps, z[:, None, :] - z[None, :, :])

@@ -10,7 +10,7 @@ import pytest
 from zlpr import activations, losses, nn, rules
 from zlpr.activations import gelu, sigmoid, softplus
 from zlpr.losses import zlpr_loss
-from zlpr.rules import Rule, compose, rule
+from zlpr.rules import Rule, compose, elementwise, rule
 from zlpr.validation import check_rule
 
 PUBLIC = [
@@ -220,9 +220,45 @@ def test_public_rules_are_pickled_by_name(public):
 
 def test_there_are_public_rules_in_every_room():
     assert {r.__module__.split(".")[1] for r in PUBLIC} == {"activations", "losses", "nn"}
-    assert set(rules.__all__) == {"Rule", "RowLoss", "Rows", "compose", "row_loss", "rule"}
+    assert set(rules.__all__) == {
+        *("Elementwise", "RowLoss", "Rows", "Rule"),
+        *("compose", "elementwise", "row_loss", "rule"),
+    }
 
 
 def test_a_rule_of_no_module_is_not_pickled():
     with pytest.raises(pickle.PicklingError):
         pickle.dumps(compose(softplus, sigmoid))
+
+
+@elementwise
+def cube(x):
+    """The cube of x."""
+
+    def cube_pullback(dy):
+        return 3 * x * x * dy
+
+    return x * x * x, cube_pullback
+
+
+def test_an_elementwise_rule_of_a_user(xp):
+    x = np.asarray([-1.5, 0.25, 2.0])
+    check_rule(cube, xp.asarray(x))
+    assert isinstance(cube, Rule)
+    assert list(inspect.signature(cube).parameters) == ["x"]
+    with pytest.raises(
+        NotImplementedError, match=r"^cube has no second derivative; @cube\.diagonal gives it one$"
+    ):
+        cube.value_grad_hess(xp.asarray(x))
+
+    with_second = elementwise(cube.function)
+
+    @with_second.diagonal
+    def cube_diagonal(x):
+        return 6 * x
+
+    for dtype in xp.dtypes:  # x, its powers and their multiples are exact in each
+        value, slope, curvature = with_second.value_grad_hess(xp.asarray(x, dtype))
+        for part, expected in ((value, x**3), (slope, 3 * x**2), (curvature, 6 * x)):
+            assert part.dtype == getattr(xp, dtype)
+            np.testing.assert_array_equal(xp.to_numpy(part), expected)

@@ -1,7 +1,8 @@
 """zlpr: the mathematics of training, without a deep-learning framework.
 
-Losses, activations, layers and optimizers with hand-derived gradients, written once against the array API standard:
-the same line runs on NumPy, CuPy, PyTorch and JAX, on the array's own device. Rooms are imported when first used.
+Losses, activations, entropy, layers and optimizers with hand-derived gradients, written once against the array API
+standard: the same line runs on NumPy, CuPy, PyTorch and JAX, on the array's own device. Rooms are imported when first
+used.
 """
 
 import importlib
@@ -9,7 +10,18 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-__all__ = ["activations", "decision", "losses", "models", "nn", "optim", "reference", "rules", "validation"]
+__all__ = [
+    "activations",
+    "decision",
+    "entropy",
+    "losses",
+    "models",
+    "nn",
+    "optim",
+    "reference",
+    "rules",
+    "validation",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -191,6 +191,14 @@ def as_real(count: Any) -> Any:
     return xp.astype(count, xp.asarray(0.0).dtype if library(count) == "jax" else xp.float64)
 
 
+def detached(x: Array) -> Array:
+    """`x` as a constant to autograd and to transformations: what is sought in it has no derivative."""
+    name = library(x)
+    if name == "torch":
+        return x.detach()
+    return sys.modules["jax"].lax.stop_gradient(x) if name == "jax" else x
+
+
 def host_view(name: str, x: Array) -> np.ndarray[Any, Any]:
     """A NumPy view of an array whose memory is the host's; a TypeError for any other."""
     if isinstance(x, np.ndarray):

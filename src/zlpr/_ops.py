@@ -356,9 +356,12 @@ def exact_product(x: Array, factor: float) -> tuple[Array, Array | None]:
 
 
 def exact_square(x: Array) -> tuple[Array, Array]:
-    """A rounded square and its rounding error, as `exact_product` has it."""
+    """A rounded square and its rounding error, as `exact_product` has it; no digit of twice as many is lost."""
     high, low = _halves(x, _array.itemsize(x))
-    return _sum_in_order([high * high, 2.0 * high * low, low * low], x * x)
+    total, error = exact_difference(high * high, -2.0 * (high * low))
+    error = error + low * low
+    finite = _array.namespace(x).isfinite(error)
+    return where(finite, total, x * x, total), where(finite, error, 0.0, error)
 
 
 def _sum_in_order(parts: list[Array], plain: Array) -> tuple[Array, Array]:
@@ -400,6 +403,234 @@ def exact_quotient(x: Array, divisor: float) -> tuple[Array, Array]:
     error = ((high * divisor_high - product) + high * divisor_low + low * divisor_high) + low * divisor_low
     lacking = (((x - product) - error) - quotient * (divisor - rounded)) / rounded
     return quotient, where(_array.namespace(x).isfinite(lacking), lacking, 0.0, lacking)
+
+
+_LANES = 16  # entries of a group, of whose least ones the few smallest are sought first
+_ROUNDS = 16  # so many smallest are found one by one, more by sorting
+
+
+def smallest(x: Array, k: int) -> Array:
+    """Indices of the k smallest entries of each row, (B, C) to (B, k), in no order.
+
+    Of equal entries the first, but any of them on the host, where the caller can count them. A row that holds no nan.
+    """
+    fast = _SMALLEST.get(_array.library(x)) if _array.place(x) == "host" else None
+    if fast:
+        return fast(x, k)
+    xp, width = _array.namespace(x), x.shape[-1]
+    groups = width // _LANES
+    if groups <= 2 * k:
+        return _first_smallest(x, k)
+    least = xp.min(xp.reshape(x[:, : groups * _LANES], (x.shape[0], groups, _LANES)), axis=-1)
+    chosen = xp.sort(_first_smallest(least, k), axis=-1)  # so that the first of equals stays the first
+    steps = xp.arange(_LANES, dtype=chosen.dtype, device=_array.device(x))
+    return _smallest_of(x, chosen[:, :, None] * _LANES + steps[None, None, :], groups * _LANES, k)
+
+
+def _strided_smallest(x: Array, k: int) -> Array:
+    """NumPy: the least of entries far apart are found in one pass without branches."""
+    width = x.shape[-1]
+    groups = width // _LANES
+    if width == k:
+        return np.broadcast_to(np.arange(k), x.shape)
+    if groups <= 8 * k:
+        return np.argpartition(x, k - 1, axis=-1)[:, :k]
+    least = np.min(x[:, : groups * _LANES].reshape(x.shape[0], _LANES, groups), axis=1)
+    members = (_numpy_few_smallest(least, k)[:, :, None] + groups * np.arange(_LANES)).reshape(x.shape[0], -1)
+    if groups * _LANES < width:
+        rest = np.broadcast_to(np.arange(groups * _LANES, width), (x.shape[0], width - groups * _LANES))
+        members = np.concatenate([members, rest], axis=-1)
+    rows = np.arange(x.shape[0])[:, None]
+    return members[rows, _numpy_few_smallest(x[rows, members], k)]
+
+
+def _numpy_few_smallest(x: Array, k: int) -> Array:
+    """Of a temporary, which it overwrites."""
+    if k > _ROUNDS:
+        return np.argpartition(x, k - 1, axis=-1)[:, :k]
+    np.minimum(x, np.finfo(x.dtype).max, out=x)  # what was taken is infinite, and not taken again
+    rows, found = np.arange(x.shape[0]), np.empty((x.shape[0], k), dtype=np.intp)
+    for i in range(k):
+        found[:, i] = x.argmin(axis=-1)
+        x[rows, found[:, i]] = math.inf
+    return found
+
+
+_SMALLEST: _FastForms = {
+    "numpy": _strided_smallest,
+    "torch": lambda x, k: x.topk(k, largest=False, sorted=False).indices,
+}
+
+
+def _smallest_of(x: Array, members: Array, start: int, k: int) -> Array:
+    """Of these members of each row, (B, groups, lanes), and what follows from `start` on, the k smallest."""
+    xp = _array.namespace(x)
+    members = xp.reshape(members, (x.shape[0], -1))
+    if start < x.shape[-1]:
+        rest = xp.arange(start, x.shape[-1], dtype=members.dtype, device=_array.device(x))
+        members = xp.concat([members, xp.broadcast_to(rest, (x.shape[0], x.shape[-1] - start))], axis=-1)
+    found = _first_smallest(xp.take_along_axis(x, members, axis=-1), k)
+    return xp.take_along_axis(members, found, axis=-1)
+
+
+def _first_smallest(x: Array, k: int) -> Array:
+    xp = _array.namespace(x)
+    if k > _ROUNDS:
+        return xp.argsort(x, axis=-1, stable=True)[:, :k]
+    highest = float(xp.finfo(x.dtype).max)
+    x = where(x == math.inf, highest, x, x)  # what was taken is infinite, and not taken again
+    places, rounds = xp.arange(x.shape[-1], device=_array.device(x)), []
+    for _ in range(k):
+        rounds.append(xp.argmin(x, axis=-1))
+        x = where(places[None, :] == rounds[-1][:, None], math.inf, x, x)
+    return xp.stack(rounds, axis=-1)
+
+
+_TARGET_SUM: _FastForms = {
+    "numpy": lambda rows, targets, n: np.stack(
+        [np.bincount(targets, weights=column, minlength=n) for column in rows.T], axis=-1
+    ).astype(rows.dtype, copy=False),
+}
+
+
+def sum_by_target(rows: Array, targets: Array, n: int) -> Array:
+    """Sums of the rows that carry the same target, (m, d) and (m,) to (n, d), in the same order at every call.
+
+    In standard calls, without scattering, whose order is left to chance on GPUs: rows are sorted by target and
+    summed within each target's run, twice as many at every step.
+    """
+    fast = _TARGET_SUM.get(_array.library(rows))
+    if fast:
+        return fast(rows, targets, n)
+    xp = _array.namespace(rows)
+    order = xp.argsort(targets, stable=True)
+    targets, rows = xp.take(targets, order), xp.take(rows, order, axis=0)
+    step = 1
+    while step < rows.shape[0]:
+        same = (targets[step:] == targets[:-step])[:, None]
+        rows = xp.concat(
+            [rows[:step, ...], rows[step:, ...] + where(same, rows[:-step, ...], 0.0, rows)], axis=0
+        )
+        step *= 2
+    every = xp.arange(n, dtype=targets.dtype, device=_array.device(targets))
+    ends = xp.searchsorted(targets, every, side="right")
+    starts = xp.searchsorted(targets, every, side="left")
+    last = xp.take(rows, xp.where(ends > starts, ends - 1, xp.zeros_like(ends)), axis=0)
+    return where((ends > starts)[:, None], last, 0.0, last)
+
+
+_PRODUCT: _FastForms = {
+    "jax": lambda x, y: _array.namespace(x).matmul(x, y, precision="highest"),  # it may take fewer digits
+}
+
+
+def product(x: Array, y: Array) -> Array:
+    """Matrix product in the full precision of the dtype."""
+    fast = _PRODUCT.get(_array.library(x))
+    return fast(x, y) if fast else _array.namespace(x).matmul(x, y)
+
+
+def _whole_distances(x: Array, y: Array, term: Callable[[Array], Array], join: str) -> Array:
+    """JAX: a compiler that fuses a reduction with what it reduces."""
+    terms = term(x[:, None, :] - y[None, :, :])
+    return getattr(_array.namespace(x), "sum" if join == "add" else "max")(terms, axis=-1)
+
+
+_PAIRS: _FastForms = {"jax": _whole_distances}
+
+
+def pairs(x: Array, y: Array, term: Callable[[Array], Array], join: str) -> Array:
+    """``term(x_i - y_j)`` of all pairs of rows, (m, d) and (n, d), joined over the columns: (m, n).
+
+    They are joined by "add" or "maximum". `term` may overwrite its argument. A column at a time, in two arrays of the
+    result's size.
+    """
+    fast = _PAIRS.get(_array.library(x))
+    if fast:
+        return fast(x, y, term, join)
+    total = term(x[:, 0][:, None] - y[:, 0][None, :])
+    for i in range(1, x.shape[-1]):
+        new = term(x[:, i][:, None] - y[:, i][None, :])
+        total = add_(total, new) if join == "add" else _array.namespace(x).maximum(total, new)
+    return total
+
+
+def exact_row_sum(x: Array) -> tuple[Array, Array]:
+    """Sum along the last axis and what rounding took off it, itself rounded."""
+    error = _array.namespace(x).zeros_like(x)
+    while x.shape[-1] > 1:
+        half, odd = divmod(x.shape[-1], 2)
+        total, lost = exact_difference(x[..., :half], -x[..., half : 2 * half])
+        lost = lost + (error[..., :half] + error[..., half : 2 * half])
+        if odd:
+            xp = _array.namespace(x)
+            total = xp.concat([total, x[..., -1:]], axis=-1)
+            lost = xp.concat([lost, error[..., -1:]], axis=-1)
+        x, error = total, lost
+    total, lost = exact_difference(x[..., 0], -error[..., 0])
+    return total, lost
+
+
+def _jax_settled(x: Array) -> Array:
+    """JAX: XLA computes a cheap operand anew in every use, and contracts a product with the subtraction after it.
+
+    A choice between two stops that, where an optimization barrier, which is gone by then, does not.
+    """
+    return where(x == x, x, math.nan, x)
+
+
+_SETTLED: _FastForms = {"jax": _jax_settled}
+
+
+def settled(x: Array) -> Array:
+    """`x`, rounded once and for all, so that differences of its entries are those of what was rounded."""
+    fast = _SETTLED.get(_array.library(x))
+    return fast(x) if fast else x
+
+
+def can_branch(x: Array) -> bool:
+    """Whether `either` can choose by a value without bringing it from a device."""
+    return _array.place(x) == "host" or _array.library(x) == "jax"
+
+
+def either(condition: Array, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
+    """``yes(*operands)`` where a 0-d condition holds, else ``no(*operands)``; only one of them runs."""
+    if _array.library(condition) == "jax":
+        return sys.modules["jax"].lax.cond(condition, yes, no, *operands)
+    return yes(*operands) if bool(condition) else no(*operands)
+
+
+def _jax_map(kernel: Callable[..., Any], rows: int, inputs: tuple[Array | None, ...]) -> tuple[Array, ...]:
+    """JAX: a loop inside the compiled program; the last block is filled up with the first rows."""
+    jax = sys.modules["jax"]
+    xp, total = jax.numpy, next(x for x in inputs if x is not None).shape[0]
+    blocks = -(-total // rows)
+    at = xp.reshape(xp.arange(blocks * rows) % total, (blocks, rows))
+    results = jax.lax.map(lambda places: kernel(*(None if x is None else x[places] for x in inputs)), at)
+    return tuple(xp.reshape(r, (blocks * rows, *r.shape[2:]))[:total] for r in results)
+
+
+_MAP_BLOCKS: dict[str, Callable[..., tuple[Array, ...]]] = {"jax": _jax_map}
+
+
+def map_blocks(
+    kernel: Callable[..., tuple[Array, ...]], rows: int, inputs: tuple[Array | None, ...]
+) -> tuple[Array, ...]:
+    """``kernel`` applied to so many rows of the inputs at a time; its results, aligned with the rows, put together."""
+    fast = _MAP_BLOCKS.get(_array.library(inputs[0]))
+    if fast:
+        return fast(kernel, rows, inputs)
+    results: list[Array] = []
+    total = inputs[0].shape[0]  # type: ignore[union-attr]  # the first input is an array
+    for start in range(0, total, rows):
+        block = (slice(start, min(start + rows, total)), ...)
+        parts = kernel(*(None if x is None else x[block] for x in inputs))
+        if not results:
+            xp, device = _array.namespace(parts[0]), _array.device(parts[0])
+            results = [xp.empty((total, *p.shape[1:]), dtype=p.dtype, device=device) for p in parts]
+        for whole, part in zip(results, parts, strict=True):
+            whole[block] = part
+    return tuple(results)
 
 
 def _marked_by_scatter(indices: Array, valid: Array, width: int) -> Array:

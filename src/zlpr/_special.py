@@ -13,6 +13,8 @@ from zlpr._array import Array
 
 _SCALE = 3.0
 _TERMS = {4: 14, 8: 28}
+DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
+_SQUARE_GRID = {4: (2.0**8, 16.0), 8: (2.0**20, 64.0)}
 _CHEBYSHEV = (  # python tools/erfcx_coefficients.py
     1.17756257419656,
     0.005353904539615676,
@@ -58,14 +60,21 @@ def erfcx(u: Array) -> Array:
 def half_square_exp(x: Array) -> Array:
     """``exp(-x²/2)``, relatively exact also where x² is large."""
     xp = _array.namespace(x)
-    head = xp.round(x * 16.0) * 0.0625  # few enough bits for an exact square
-    head = xp.where(xp.abs(x) < 64.0, head, xp.zeros_like(x))  # beyond, the result is 0 in any case
-    return xp.exp(-0.5 * head * head) * xp.exp(-0.5 * (x - head) * (x + head))
+    steps, reach = _SQUARE_GRID[_array.itemsize(x)]
+    head = xp.round(x * steps) * (1.0 / steps)  # few enough bits for an exact square
+    head = xp.where(xp.abs(x) < reach, head, xp.zeros_like(x))  # beyond, the result is 0 in any case
+    rest = xp.expm1(-0.5 * (x - head) * (x + head))  # not exp: XLA merges a product of two exponentials
+    return xp.exp(-0.5 * head * head) * (1.0 + rest)
 
 
 def normal(x: Array) -> tuple[Array, Array]:
     """The cumulative distribution and the density of the standard normal law at x."""
-    xp = _array.namespace(x)
-    bell = half_square_exp(x)
-    tail = 0.5 * bell * erfcx(xp.abs(x) * math.sqrt(0.5))
-    return xp.where(x < 0, tail, 1.0 - tail), bell * (1 / math.sqrt(2 * math.pi))
+    bell, scaled = normal_factors(x)
+    tail = bell * scaled
+    below = _array.namespace(x).where(x < 0, tail, 1.0 - tail)
+    return below, bell * DENSITY_AT_0
+
+
+def normal_factors(x: Array) -> tuple[Array, Array]:
+    """``exp(-x²/2)``, and the mass beyond |x| divided by it, which does not underflow."""
+    return half_square_exp(x), 0.5 * erfcx(_array.namespace(x).abs(x) * math.sqrt(0.5))

@@ -3,19 +3,21 @@
 A kernel says what happens to one block of rows and knows nothing of devices or threads; the walk knows nothing of
 mathematics. Host arrays (NumPy, CPU PyTorch) go in blocks that stay in the L2 cache, since a fresh large temporary
 costs more there than the exponential it holds. Arrays on a device go whole, or in blocks of 256 MiB where a whole
-would not fit; arrays in a trace go whole. Dask arrays will go through ``map_blocks`` here.
+would not fit; arrays in a trace go whole. Neighbour queries, of which each takes the memory of all points, go in blocks
+everywhere. Dask arrays will go through ``map_blocks`` here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from types import EllipsisType
 from typing import Any
 
 import numpy as np
 
-from zlpr import _array
+from zlpr import _array, _ops
 from zlpr._array import Array
 
 RowKernel = Callable[..., tuple[Array | None, ...]]
@@ -95,6 +97,61 @@ def walk_rows(
                 if whole is not None and not (i < len(places) and value is places[i]):
                     whole[block] = value
     return tuple(results)
+
+
+_LEAST_ROWS, _QUERY_ROWS = 8, 256  # a matrix product wants as many as that, though they leave the L2 cache
+_QUERY_ELEMENTS, _QUERY_NUMBERS = 5 << 19, 1 << 18
+
+
+def walk_queries(
+    kernel: Callable[..., tuple[Array, ...]], *inputs: Array | None, width: int
+) -> tuple[Array, ...]:
+    """Apply a kernel that needs (rows, width) of memory to blocks of rows, also inside a compiled program.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(*input_blocks) -> tuple`` of arrays aligned with the block's rows.
+    *inputs : (B, ...) arrays or None
+        The first one is an array.
+    width : int
+        Numbers the kernel holds a row.
+
+    Returns
+    -------
+    tuple
+        The results for all rows.
+    """
+    lead = inputs[0]
+    rows, step = lead.shape[0], _query_rows(lead, width)  # type: ignore[union-attr]  # the first input is an array
+    with quiet(lead):
+        if rows <= step:
+            return kernel(*inputs)
+        _array.keep_freed_blocks()
+        return _ops.map_blocks(kernel, step, inputs)
+
+
+_query_memory: ContextVar[int | None] = ContextVar("query_memory", default=None)
+
+
+@contextmanager
+def query_memory(limit: int) -> Iterator[None]:
+    """Have `walk_queries` hold no more than so many bytes at a time in this context, a row at least."""
+    token = _query_memory.set(limit)
+    try:
+        yield
+    finally:
+        _query_memory.reset(token)
+
+
+def _query_rows(lead: Array, width: int) -> int:
+    limit = _query_memory.get()
+    if limit is not None:
+        return max(1, limit // (width * _array.itemsize(lead)))
+    if _array.place(lead) == "device":
+        return max(1, _DEVICE_BLOCK_BYTES // (width * _array.itemsize(lead)))
+    for_product = min(_QUERY_ROWS, _QUERY_ELEMENTS // width)
+    return max(_LEAST_ROWS, for_product, _QUERY_NUMBERS // width)
 
 
 def _empty_like_rows(part: Array | None, rows: int) -> Array | None:

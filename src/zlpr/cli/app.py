@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=False,
     pretty_exceptions_enable=False,
-    help="Train multi-label models with ZLPR, on NumPy, PyTorch, CuPy or JAX.",
+    help="Train multi-label models with ZLPR, and estimate entropies, on NumPy, PyTorch, CuPy or JAX.",
 )
 
 
@@ -62,6 +62,30 @@ class Report(StrEnum):
 
     table = "table"
     json = "json"
+
+
+class Information(StrEnum):
+    """How mutual information is estimated."""
+
+    ksg1 = "ksg1"
+    ksg2 = "ksg2"
+    sum_of_entropies = "3h"
+
+
+class Units(StrEnum):
+    """What a column is measured in."""
+
+    deviation = "deviation"
+    rank = "rank"
+    none = "none"
+
+
+class Duplicates(StrEnum):
+    """What to do about equal rows."""
+
+    refuse = "raise"
+    drop = "drop"
+    clamp = "clamp"
 
 
 Data = Annotated[
@@ -193,6 +217,76 @@ def demo(
         seed=seed,
         quick=quick,
         quiet=quiet,
+    )
+    return 0
+
+
+@app.command()
+def entropy(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Columns of numbers: .npy, .npz, .csv, .csv.gz or .arff; a row is a sample.",
+            show_default=False,
+        ),
+    ],
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="The mutual information of every two columns, and its picture.")
+    ] = False,
+    columns: Annotated[str | None, typer.Option(help="Names with commas between; all by default.")] = None,
+    array: Annotated[str | None, typer.Option(help="The array of an .npz file; X by default.")] = None,
+    k: Annotated[
+        int, typer.Option("--neighbors", "-k", min=1, help="Which neighbour the distance is to.")
+    ] = 3,
+    estimator: Annotated[
+        Information, typer.Option(help="Of --pairs: Kraskov's two counts, or the sum of three entropies.")
+    ] = Information.ksg1,
+    standardize: Annotated[
+        Units, typer.Option(help="Of --pairs: the unit of each column; ranks for any monotone scale.")
+    ] = Units.deviation,
+    permutations: Annotated[
+        int, typer.Option(min=0, help="Of --pairs: permutations of each pair for a p-value.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the permutations.")] = 0,
+    duplicates: Annotated[
+        Duplicates, typer.Option(help="Where neighbours are at distance 0: raise, drop or clamp.")
+    ] = Duplicates.refuse,
+    base: Annotated[float | None, typer.Option(help="Unit: 2 for bits; nats by default.")] = None,
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="Most MiB of distances to hold at a time.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The picture that --pairs writes.")] = Path(
+        "mutual-information.png"
+    ),
+    backend: Annotated[Backend, typer.Option(help="The array library to compute with.")] = Backend.numpy,
+    report: Annotated[Report, typer.Option(help="How to print the result.")] = Report.table,
+    quiet: Quiet = False,
+) -> int:
+    """Estimate the entropy of the columns of DATA, or with --pairs what every two columns tell about each other.
+
+    The entropy is that of all columns together, by distances to nearest neighbours, with its standard error.
+    """
+    from zlpr.cli.entropy import EntropyOptions, measure_file
+
+    measure_file(
+        EntropyOptions(
+            data=data,
+            pairs=pairs,
+            columns=columns,
+            array=array,
+            k=k,
+            estimator=estimator.value,
+            standardize=standardize.value,
+            permutations=permutations,
+            seed=seed,
+            duplicates=duplicates.value,
+            base=base,
+            memory=memory,
+            out=out,
+            backend=backend.value,
+            report=report.value,
+            quiet=quiet,
+        )
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""Data files become one `Table`: ``.npz``, ``.csv``, ``.csv.gz``, ``.svm``, ``.libsvm`` and ``.arff``.
+"""Data files become one `Table`: ``.npz``, ``.csv``, ``.csv.gz``, ``.svm``, ``.libsvm`` and ``.arff``; or ``.npy``.
 
 Every reader checks what it reads and names the row (counted from 1, after a header) and the column of what is
 wrong. Parsing is scikit-learn's and NumPy's where they have it; ARFF has a file of its own.
@@ -105,10 +105,50 @@ def read_features(path: Path, feature_names: Sequence[str], label_names: Sequenc
     return _checked(path, _aligned(path, table, feature_names, label_names))
 
 
-def _kind(path: Path) -> str:
-    kinds = [kind for kind, suffixes in _SUFFIXES.items() if path.name.lower().endswith(suffixes)]
+def read_columns(path: Path, columns: str | None = None, array: str | None = None) -> Table:
+    """Read columns of numbers, without labels.
+
+    Parameters
+    ----------
+    path : Path
+        A ``.npy``, ``.npz``, ``.csv``, ``.csv.gz`` or ``.arff`` file.
+    columns : str, optional
+        Names with commas between; every column by default.
+    array : str, optional
+        The array of a ``.npz`` file; by default X, or the only one with two axes.
+
+    Returns
+    -------
+    Table
+        Without labels, finite.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or a column or array is not there.
+    """
+    kind = _kind(path, _COLUMN_SUFFIXES)
+    if array is not None and kind != ".npz":
+        raise InputError(f"--array {array}: {path.name} is no .npz file")
+    if kind == ".npy":
+        table = _numbered(_columns_of("the array", path, _loaded(path)))
+    elif kind == ".npz":
+        table = _npz_columns(path, _loaded(path), array)
+    else:
+        sheet = _read_sheet(path, kind)
+        table = Table(sheet.values, None, sheet.names, ())
+    if columns is not None:
+        wanted = _split_names(columns, "--columns")
+        chosen = [column_index(path, table.feature_names, name) for name in wanted]
+        table = replace(table, X=table.X[:, chosen], feature_names=tuple(wanted))
+    return _checked(path, table)
+
+
+def _kind(path: Path, known_suffixes: dict[str, tuple[str, ...]] | None = None) -> str:
+    table = _SUFFIXES if known_suffixes is None else known_suffixes
+    kinds = [kind for kind, suffixes in table.items() if path.name.lower().endswith(suffixes)]
     if not kinds:
-        known = ", ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+        known = ", ".join(suffix for suffixes in table.values() for suffix in suffixes)
         raise InputError(f"{path}: unknown kind of file; expected a name ending in {known}")
     try:
         size = path.stat().st_size
@@ -127,6 +167,7 @@ _SUFFIXES = {
     ".svm": (".svm", ".libsvm"),
     ".arff": (".arff",),
 }
+_COLUMN_SUFFIXES = {".npy": (".npy",), **{kind: _SUFFIXES[kind] for kind in (".npz", ".csv", ".arff")}}
 
 
 def _reader(path: Path) -> Callable[[Path, str | None], Table]:
@@ -144,11 +185,7 @@ _NPZ_ERRORS = (OSError, ValueError, TypeError, EOFError, NotImplementedError, zi
 
 
 def _read_npz(path: Path, labels: str | None, *, need_labels: bool = True) -> Table:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            parts = {name: archive[name] for name in archive.files}
-    except _NPZ_ERRORS as error:
-        raise InputError(f"{path}: not a readable .npz file ({error})") from None
+    parts = _loaded(path)
     X = _npz_features(path, parts)
     Y = _numeric(path, "Y", parts["Y"]) if "Y" in parts else None
     if Y is None and need_labels:
@@ -164,6 +201,47 @@ def _read_npz(path: Path, labels: str | None, *, need_labels: bool = True) -> Ta
         named="feature_names" in parts,
     )
     return table if labels is None else _with_labels(path, table, labels)
+
+
+def _loaded(path: Path) -> Any:
+    """The array of a ``.npy`` file, or the arrays of a ``.npz`` file by name."""
+    kind = path.suffix.lower()
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if kind == ".npy":
+                return np.asarray(content)
+            with content as archive:
+                return {name: archive[name] for name in archive.files}
+    except (*_NPZ_ERRORS, AttributeError) as error:
+        raise InputError(f"{path}: not a readable {kind} file ({error})") from None
+
+
+def _npz_columns(path: Path, parts: dict[str, Matrix], array: str | None) -> Table:
+    if array is None and ("X" in parts or "X_indptr" in parts):
+        table = _numbered(_npz_features(path, parts))
+    else:
+        flat = [name for name, values in parts.items() if values.ndim == 2]
+        name = flat[0] if array is None and len(flat) == 1 else array
+        if name is None or name not in parts:
+            found = ", ".join(sorted(parts)) or "nothing"
+            asked = (
+                "which array? Give --array with one of" if name is None else f"has no array {name!r}; found"
+            )
+            raise InputError(f"{path}: {asked} {found}")
+        table = _numbered(_columns_of(name, path, parts[name]))
+    for key in ("feature_names", "columns"):
+        if key in parts and parts[key].shape == (table.X.shape[1],):
+            return replace(table, feature_names=tuple(map(str, parts[key])))
+    return table
+
+
+def _columns_of(name: str, path: Path, values: Matrix) -> Matrix:
+    return _numeric(path, name, values[:, None] if values.ndim == 1 else values)
+
+
+def _numbered(X: Matrix) -> Table:
+    return Table(X, None, tuple(str(number) for number in range(X.shape[1])), (), named=False)
 
 
 def _npz_features(path: Path, parts: dict[str, Matrix]) -> Matrix:
@@ -348,11 +426,11 @@ def _first_not_a_number(names: Sequence[str], row: Sequence[str]) -> tuple[str, 
     raise AssertionError("every cell is a number")
 
 
-def _split_names(labels: str) -> list[str]:
+def _split_names(labels: str, option: str = "--labels") -> list[str]:
     names = [name.strip() for name in next(csv.reader([labels], skipinitialspace=True), []) if name.strip()]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
-        raise InputError(f"--labels names {twice!r} twice")
+        raise InputError(f"{option} names {twice!r} twice")
     return names
 
 

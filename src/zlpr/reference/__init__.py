@@ -19,9 +19,11 @@ from zlpr.reference.decision import (
     tune_threshold,
 )
 from zlpr.reference.divergence import zlpr_divergence
+from zlpr.reference.entropy import knn_cross_entropy, knn_entropy, knn_kl_divergence, neighbors
 from zlpr.reference.focal import asymmetric_loss, focal_loss
 from zlpr.reference.gaussian import gaussian_kl, gaussian_nll
 from zlpr.reference.k_subset import k_subset_cross_entropy
+from zlpr.reference.layers import ExactLayer, batch_norm, dense, dropout
 from zlpr.reference.losses import (
     Exact,
     ExactOfSeveral,
@@ -30,6 +32,13 @@ from zlpr.reference.losses import (
     sparse_zlpr_loss,
     zlpr_loss,
     zlpr_minimum,
+)
+from zlpr.reference.mutual_information import (
+    knn_conditional_mutual_information,
+    knn_mutual_information,
+    knn_mutual_information_discrete,
+    knn_total_correlation,
+    knn_transfer_entropy,
 )
 from zlpr.reference.optim import (
     adafactor_step,
@@ -45,6 +54,7 @@ from zlpr.reference.pairs import circle_loss, lsep_loss
 
 __all__ = [
     "Exact",
+    "ExactLayer",
     "ExactOfSeveral",
     "Tuned",
     "adafactor_step",
@@ -54,20 +64,32 @@ __all__ = [
     "amsgrad_step",
     "asymmetric_loss",
     "average",
+    "batch_norm",
     "calibration_gradient",
     "circle_loss",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
     "clip_per_example",
+    "dense",
+    "dropout",
     "focal_loss",
     "gaussian_kl",
     "gaussian_nll",
     "gelu",
     "global_norm",
     "k_subset_cross_entropy",
+    "knn_conditional_mutual_information",
+    "knn_cross_entropy",
+    "knn_entropy",
+    "knn_kl_divergence",
+    "knn_mutual_information",
+    "knn_mutual_information_discrete",
+    "knn_total_correlation",
+    "knn_transfer_entropy",
     "lsep_loss",
     "metric_value",
+    "neighbors",
     "predict_labels",
     "predict_proba",
     "relu",
