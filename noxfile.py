@@ -20,7 +20,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 LIBRARIES = ("numpy", "torch", "jax", "strict", "cupy")
 REQUIREMENTS = {
     "numpy": [],  # nothing more: this session proves that NumPy alone is enough
-    "torch": ["torch==2.13.0"],
+    "torch": ["torch==2.13.0", "expecttest"],  # which PyTorch's own test configurations import
     "jax": ["jax", "optax"],  # optax is the oracle of the optimizers
     "strict": [],  # array-api-strict is in the group of every session
 }
@@ -133,6 +133,6 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def benchmarks(session: nox.Session) -> None:
     """Peers side by side in one run: ratios, not seconds."""
-    session.install("--no-compile", ".[cli]", *REQUIREMENTS["torch"])
+    session.install("--no-compile", ".[cli]", *REQUIREMENTS["torch"], *REQUIREMENTS["jax"])
     for script in sorted(Path("benchmarks").glob("[!_]*.py")):
         session.run("python", str(script), *session.posargs)

@@ -167,7 +167,10 @@ def test_what_the_bridge_saved_wrongly_is_caught(x):
         check_rule(Saving(square.function, ("x",)), x)
 
 
-@pytest.mark.parametrize("name", activations.__all__)
+RULES = [name for name in activations.__all__ if isinstance(getattr(activations, name), Rule)]
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_a_kinked_rule_passes_away_from_its_kink(xp, name):
     check_rule(getattr(activations, name), xp.asarray(np.asarray([-2.0, -0.5, 0.5, 2.0])))
 
