@@ -301,3 +301,13 @@ def test_jax_hessian_under_jit(xp, loss):
     first, *rest = (xp.asarray(a) for a in normal(np.random.default_rng(11), loss, 5))
     hessian = jax.jit(jax.hessian(lambda first: loss(first, *rest)))(first)
     np.testing.assert_allclose(hessian, np.diag(loss.value_grad_hess(first, *rest)[2]), atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_series_reaches_to_where_the_difference_has_digits(xp, dtype):
+    # One dimension and no mean: e^l - 1 - l alone, whose difference in float32 is more than 4 ulp off just above 0.3.
+    log_variance = np.linspace(-1.2, 1.2, 481).astype(dtype)[:, None]
+    zero = xp.asarray(np.zeros_like(log_variance))
+    value = gaussian_kl(zero, xp.asarray(log_variance), reduction="none")
+    exact = [[reference.gaussian_kl([0.0], [float(x)]).value] for x in log_variance[:, 0]]
+    assert_ulps(xp, value[:, None], exact, dtype, 4 + XLA_SLACK.get(xp.name, 0))
