@@ -311,3 +311,9 @@ def test_the_series_reaches_to_where_the_difference_has_digits(xp, dtype):
     value = gaussian_kl(zero, xp.asarray(log_variance), reduction="none")
     exact = [[reference.gaussian_kl([0.0], [float(x)]).value] for x in log_variance[:, 0]]
     assert_ulps(xp, value[:, None], exact, dtype, 4 + XLA_SLACK.get(xp.name, 0))
+
+
+def test_the_twin_keeps_the_digits_of_tiny_numbers():
+    # The square of 6e-44 is 1e-87 of the 1 that is taken off beside it; of 1e-150 in the log-variance, a half is left.
+    assert float(reference.gaussian_kl([6e-44], [0.0]).value) == pytest.approx(1.8e-87, rel=1e-14)
+    assert float(reference.gaussian_kl([0.0], [1e-150]).value) == pytest.approx(2.5e-301, rel=1e-14)

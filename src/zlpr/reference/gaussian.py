@@ -34,7 +34,7 @@ def gaussian_kl(
     >>> nstr(gaussian_kl([0.0], [1e-4]).value, 10)
     '2.500083335e-9'
     """
-    with mp.workdps(_DIGITS):
+    with mp.workdps(_digits([*mean, *log_variance])):
         counts = [True] * len(mean) if mask is None else mask
         rows = [
             _kl(mp.mpf(m), mp.mpf(v)) if c else (mp.mpf(0),) * 4
@@ -42,6 +42,12 @@ def gaussian_kl(
         ]
         values, of_mean, of_log_variance, hessian = ([row[i] for row in rows] for i in range(4))
         return ExactOfSeveral(mp.fsum(values), {"mean": of_mean, "log_variance": of_log_variance}, hessian)
+
+
+def _digits(numbers: Sequence[float]) -> int:
+    """So many that the square of the smallest number keeps its own beside 1."""
+    sizes = [abs(mp.mpf(x)) for x in numbers if x and mp.isfinite(x)]
+    return _DIGITS + 2 * max(0, int(-mp.log10(min(sizes, default=mp.mpf(1)))) + 1)
 
 
 def _kl(mean: Any, log_variance: Any) -> tuple[Any, Any, Any, Any]:
