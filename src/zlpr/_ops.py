@@ -479,10 +479,10 @@ def _first_smallest(x: Array, k: int) -> Array:
         return xp.argsort(x, axis=-1, stable=True)[:, :k]
     highest = float(xp.finfo(x.dtype).max)
     x = where(x == math.inf, highest, x, x)  # what was taken is infinite, and not taken again
-    places, rounds = xp.arange(x.shape[-1], device=_array.device(x)), []
+    rounds = []
     for _ in range(k):
         rounds.append(xp.argmin(x, axis=-1))
-        x = where(places[None, :] == rounds[-1][:, None], math.inf, x, x)
+        x = replaced_(x, rounds[-1], math.inf)
     return xp.stack(rounds, axis=-1)
 
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zlpr import _array, _ops
+from zlpr import _array, _constants, _ops
 from zlpr._array import Array
 from zlpr.rules._layout import Layout, split_axis
-from zlpr.rules._readers import require_like
+from zlpr.rules._readers import require_label_kind, require_like
 
 
 class Samples(NamedTuple):
@@ -50,8 +50,7 @@ def samples_of(scores: Array, targets: Array, mask: Array | None, axis: int) -> 
     _array.require_array("scores", scores)
     _array.require_real_floating("scores", scores)
     require_like("targets", targets, "scores", scores)
-    if _array.kind(targets) == "other":
-        raise TypeError(f"targets must be bool, integer or real floating, not {targets.dtype}")
+    require_label_kind(targets)
     if mask is not None:
         require_like("mask", mask, "scores", scores)
         if _array.kind(mask) != "bool":
@@ -86,7 +85,7 @@ def require_all(what: str, right: Array) -> None:
 
 def along(name: str, x: Any, scores: Array, axis: int) -> Any:
     """A number, or an array that broadcasts against the scores; one of a single axis has an entry a label."""
-    if isinstance(x, int | float | np.number):
+    if _constants.is_number(x):
         if math.isnan(x):
             raise ValueError(f"{name} must not be nan")
         return float(x)

@@ -36,9 +36,9 @@ def unit(points: Array, queries: Array) -> tuple[Array, Array]:
     xp = _array.namespace(points)
     with _walk.quiet(points):
         centre = xp.mean(points, axis=0)
-        largest = _ops.largest(xp.abs(points - centre))
+        largest = _ops.extent(points - centre)
         if queries is not points and queries.shape[0]:
-            largest = xp.maximum(largest, _ops.largest(xp.abs(queries - centre)))
+            largest = xp.maximum(largest, _ops.extent(queries - centre))
         return centre, _metric.scale(largest)
 
 

@@ -544,8 +544,8 @@ def _at_least_1(x: Array) -> Array:
 
 def _finite(scores: Array, host: bool) -> Array:
     """A number beyond all others for infinity, far enough from overflow to be added to."""
-    xp, level = _array.namespace(scores), _infinite_level(scores)
-    if host and float(_ops.largest(xp.abs(scores))) <= level / 2:
+    level = _infinite_level(scores)
+    if host and float(_ops.extent(scores)) <= level / 2:
         return scores
     clipped = _ops.clip(scores, -level / 2, level / 2)
     clipped = _ops.where(scores == math.inf, level, clipped, scores)

@@ -421,7 +421,7 @@ def _largest_if_free(rows: Rows, z: Array) -> float:
     """The size of the largest exponent, where reading it costs nothing and all count; not less than any, elsewhere."""
     if not rows.host or rows.mask is not None:
         return math.inf
-    return float(_ops.largest(_array.namespace(z).abs(z))) if 0 not in z.shape else 0.0
+    return float(_ops.extent(z)) if 0 not in z.shape else 0.0
 
 
 def _room(z: Array, whole: float) -> float:
@@ -473,7 +473,7 @@ def _lowered(rows: Rows, labels: Labels, exponents: _Exponents, far_count: bool)
 def _is_small(rows: Rows, low: Array) -> bool:
     """Whether ``e^low`` is known to be ``1 + low``."""
     square_below_the_last_digit = 2.0**-12 if _array.itemsize(low) == 4 else 2.0**-26
-    return rows.host and float(_ops.largest(_array.namespace(low).abs(low))) < square_below_the_last_digit
+    return rows.host and float(_ops.extent(low)) < square_below_the_last_digit
 
 
 def _less_that_of_the_largest(labels: Labels, z: Array, low: Array, tops: Split) -> tuple[Array, Array]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from zlpr import _array, _ops
+from zlpr import _array, _constants, _ops
 from zlpr._array import Array
 from zlpr.rules import Rows, row_loss
 from zlpr.rules._labels import Labels
@@ -111,7 +109,7 @@ def _checked_positive_weight(weight: Any, scores: Array) -> Any:
     """The weight as a Python number, or as an array in the dtype to compute in."""
     if weight is None:
         return None
-    if isinstance(weight, int | float | np.number):
+    if _constants.is_number(weight):
         if not 0 <= weight < math.inf:
             raise ValueError(f"positive_weight must be finite and not negative, got {weight}")
         return float(weight)

@@ -7,13 +7,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from zlpr import _array, _ops, _walk
+from zlpr import _array, _constants, _ops, _walk
 from zlpr._array import Array, Place
 from zlpr.rules._layout import Layout, split_axis
 from zlpr.rules._readers import Arrays, Reader, require_like
 
 Reduction = Literal["mean", "sum", "none"]
-_NUMBERS = (int, float, np.number)
 THRESHOLD_REACH = 16.0  # e^16 leaves the sums room; what is beyond is taken off the scores
 
 
@@ -130,13 +129,13 @@ def _full_rows(scores: Array, value: float) -> Array:
 
 
 def _checked_smoothing(smoothing: Any) -> float:
-    if not isinstance(smoothing, _NUMBERS) or not 0.0 <= smoothing <= 1.0:
+    if not _constants.is_number(smoothing) or not 0.0 <= smoothing <= 1.0:
         raise ValueError(f"label_smoothing must be a number in [0, 1], got {smoothing!r}")
     return float(smoothing)
 
 
 def _checked_temperature(temperature: Any) -> float:
-    if not isinstance(temperature, _NUMBERS) or not 0 < temperature < math.inf:
+    if not _constants.is_number(temperature) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be a positive finite number, got {temperature!r}")
     return float(temperature)
 
@@ -182,7 +181,7 @@ def _checked_class_weight(weight: Array | None, lead: Array, rows: Array) -> Arr
 
 def _checked_threshold(threshold: Any, scores: Array, rows: Array, batch: tuple[int, ...]) -> Array | None:
     """The threshold of each row, (B,), or None for zero."""
-    if isinstance(threshold, _NUMBERS) and math.isfinite(threshold):
+    if _constants.is_number(threshold) and math.isfinite(threshold):
         return _full_rows(rows, float(threshold)) if threshold else None
     if not _array.is_array(threshold):
         raise ValueError(f"threshold must be a finite number or an array, got {threshold!r}")

@@ -304,9 +304,14 @@ def _like_scores(targets: Array, scores: Array, layout: Layout) -> Array:
         raise ValueError(
             f"targets must have the shape of scores, {tuple(scores.shape)}, not {tuple(targets.shape)}"
         )
+    require_label_kind(targets)
+    return layout.as_rows(targets)
+
+
+def require_label_kind(targets: Array) -> None:
+    """Raise a TypeError unless the dtype of targets can hold truth values."""
     if _array.kind(targets) == "other":
         raise TypeError(f"targets must be bool, integer or real floating, not {targets.dtype}")
-    return layout.as_rows(targets)
 
 
 def _require_index_dtype(positives: Array) -> None:
