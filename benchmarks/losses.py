@@ -1,10 +1,13 @@
 """Value and gradient of every loss beside the same formula under PyTorch's autograd and under jax.jit.
 
-Ratios of medians, interleaved in one run: how many times as long the counterpart takes as our call on NumPy arrays.
-The counterparts are what users write or call today: the library's own loss where it has one, else its log-sum-exp
-and sigmoid functions. Ours runs on one thread; theirs on as many as they like (--threads for PyTorch).
+Ratios of medians, interleaved in one run: how many times as long the counterpart takes as our call on NumPy arrays,
+on one thread and on as many as --workers says. The counterparts are what users write or call today: the library's
+own loss where it has one, else its log-sum-exp and sigmoid functions; on as many threads as they like (--threads for
+PyTorch). "plain" is the textbook formula with its gradient by hand in the fewest NumPy calls, in blocks that stay in
+the cache and with no care for digits: what any array program pays before it is accurate. In float32, the largest error
+of a gradient is told in ulps of its row's largest entry, against float64.
 
-    python benchmarks/losses.py [--threads N] [--seconds S] [LOSS ...]
+    python benchmarks/losses.py [--threads N] [--workers N] [--seconds S] [LOSS ...]
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ import numpy as np
 from _interleaved import medians
 
 from zlpr import losses
+from zlpr.rules import set_workers
 
 SHAPES = ((32, 20), (256, 100), (4096, 1000), (512, 50_000))
 Formula = Callable[..., Any]
+Gradients = tuple[Any, ...]
 
 
 class Case(NamedTuple):
@@ -31,6 +36,7 @@ class Case(NamedTuple):
     jax: Formula
     differentiable: int = 1  # so many of the first inputs
     shapes: tuple[tuple[int, int], ...] = SHAPES
+    plain: Formula | None = None  # of a block and 1 / rows: the sum of its values, and its gradients
 
 
 def scores_and_labels(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
@@ -251,6 +257,143 @@ def nll_in_jax(jax: Any, x: Any, mean: Any, log_variance: Any) -> Any:
     return 0.5 * (1.8378770664093453 + log_variance + (x - mean) ** 2 / xp.exp(log_variance)).sum(-1).mean()
 
 
+def _exponents(s: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """``s`` of a negative, ``-s`` of a positive class."""
+    return (1.0 - 2.0 * y.astype(s.dtype)) * s
+
+
+def plain_zlpr(s: np.ndarray, y: np.ndarray, share: float) -> tuple[float, tuple[np.ndarray, ...]]:
+    w = y.astype(s.dtype)
+    e = np.exp((1 - 2 * w) * s)
+    positives = e * w
+    e -= positives
+    a, b = 1 + e.sum(axis=1), 1 + positives.sum(axis=1)
+    e *= (share / a)[:, None]
+    positives *= (share / b)[:, None]
+    e -= positives
+    return (np.log(a) + np.log(b)).sum(), (e,)
+
+
+def plain_sigmoid(s: np.ndarray, y: np.ndarray, share: float) -> tuple[float, tuple[np.ndarray, ...]]:
+    p = np.tanh(0.5 * s)
+    p += 1
+    p *= 0.5
+    values = np.log1p(np.exp(-np.abs(s))) + np.maximum(s, 0) - s * y
+    p -= y
+    p *= share
+    return values.sum(), (p,)
+
+
+def plain_softmax(s: np.ndarray, t: np.ndarray, share: float) -> tuple[float, tuple[np.ndarray, ...]]:
+    p = np.exp(s - s.max(axis=1, keepdims=True))
+    total = p.sum(axis=1, keepdims=True)
+    value = np.log(total).sum() - (t * (s - s.max(axis=1, keepdims=True))).sum()
+    p *= share / total
+    p -= t * share
+    return value, (p,)
+
+
+def plain_softmax_of_class(
+    s: np.ndarray, y: np.ndarray, share: float
+) -> tuple[float, tuple[np.ndarray, ...]]:
+    rows = np.arange(len(s))
+    top = s.max(axis=1, keepdims=True)
+    p = np.exp(s - top)
+    total = p.sum(axis=1, keepdims=True)
+    value = np.log(total).sum() - (s[rows, y] - top[:, 0]).sum()
+    p *= share / total
+    p[rows, y] -= share
+    return value, (p,)
+
+
+def plain_focal(s: np.ndarray, y: np.ndarray, share: float) -> tuple[float, tuple[np.ndarray, ...]]:
+    z = _exponents(s, y)
+    p = 1 / (1 + np.exp(-z))
+    cost, balance = -np.log1p(-p), 0.75 - 0.5 * y.astype(s.dtype)
+    values = p * p * cost * balance
+    slope = p * p * (p + 2 * (1 - p) * cost) * balance * (share * (1 - 2.0 * y))
+    return values.sum(), (slope.astype(s.dtype, copy=False),)
+
+
+def plain_asymmetric(s: np.ndarray, y: np.ndarray, share: float) -> tuple[float, tuple[np.ndarray, ...]]:
+    w = y.astype(s.dtype)
+    p = 1 / (1 + np.exp(-s))
+    m = np.maximum(p - 0.05, 0)
+    negatives, positives = -np.log(1 - m), -np.log(p)
+    values = w * (1 - p) * positives + (1 - w) * m**4 * negatives
+    inside = p * (1 - p)
+    of_positives = -positives * inside - (1 - p) * (1 - p)
+    of_negatives = (4 * m**3 * negatives + m**4 / (1 - m)) * inside
+    gradient = w * of_positives + (1 - w) * of_negatives
+    gradient *= share
+    return values.sum(), (gradient,)
+
+
+def plain_circle(s: np.ndarray, y: np.ndarray, share: float) -> tuple[float, tuple[np.ndarray, ...]]:
+    weight = np.where(y, np.maximum(1.25 - s, 0), np.maximum(s + 0.25, 0))
+    z = 256 * weight * np.where(y, 0.75 - s, s - 0.25)
+    of_sides = [np.where(side, z, -np.inf) for side in (~y, y)]
+    tops = [x.max(axis=1, keepdims=True) for x in of_sides]
+    terms = [np.exp(x - top) for x, top in zip(of_sides, tops, strict=True)]
+    totals = [x.sum(axis=1, keepdims=True) for x in terms]
+    pairs = sum(top + np.log(total) for top, total in zip(tops, totals, strict=True))
+    pull = share / (1 + np.exp(-pairs))
+    gradient = (terms[0] * (pull / totals[0]) - terms[1] * (pull / totals[1])) * (256 * weight)
+    return np.logaddexp(0, pairs).sum(), (gradient,)
+
+
+def plain_lsep(s: np.ndarray, y: np.ndarray, share: float) -> tuple[float, tuple[np.ndarray, ...]]:
+    w = y.astype(s.dtype)
+    e = np.exp((1 - 2 * w) * s)
+    positives = e * w
+    e -= positives
+    a, b = e.sum(axis=1), positives.sum(axis=1)
+    pull = share / (1 + a * b)
+    e *= (pull * b)[:, None]
+    positives *= (pull * a)[:, None]
+    e -= positives
+    return np.log1p(a * b).sum(), (e,)
+
+
+def plain_divergence(p: np.ndarray, q: np.ndarray, share: float) -> tuple[float, tuple[np.ndarray, ...]]:
+    of_p, of_q, gap = 1 / (1 + np.exp(-p)), 1 / (1 + np.exp(-q)), p - q
+    difference = of_p - of_q
+    gradient_p = (of_p * (1 - of_p) * gap + difference) * share
+    gradient_q = (of_q * (1 - of_q) * gap + difference) * -share
+    return (difference * gap).sum(), (gradient_p, gradient_q)
+
+
+def plain_one_way(p: np.ndarray, q: np.ndarray, share: float) -> tuple[float, tuple[np.ndarray, ...]]:
+    e_p, e_q, gap = np.exp(p), np.exp(q), p - q
+    of_p, of_q = e_p / (1 + e_p), e_q / (1 + e_q)
+    values = np.log1p(e_q) - np.log1p(e_p) + of_p * gap
+    return values.sum(), (of_p * (1 - of_p) * gap * share, (of_q - of_p) * share)
+
+
+def plain_kl(
+    mean: np.ndarray, log_variance: np.ndarray, share: float
+) -> tuple[float, tuple[np.ndarray, ...]]:
+    growth = np.expm1(log_variance)
+    values = mean * mean
+    values += growth
+    values -= log_variance
+    growth *= 0.5 * share
+    return 0.5 * values.sum(), (mean * share, growth)
+
+
+def plain_nll(
+    x: np.ndarray, mean: np.ndarray, log_variance: np.ndarray, share: float
+) -> tuple[float, tuple[np.ndarray, ...]]:
+    error, slope = x - mean, np.exp(-log_variance)
+    slope *= error
+    squared = error * slope
+    value = 0.5 * (log_variance + squared).sum() + 0.5 * np.log(2 * np.pi) * x.size
+    squared -= 1
+    squared *= -0.5 * share
+    slope *= share
+    return value, (slope, -slope, squared)
+
+
 def balanced_focal(*args: Any, **opts: Any) -> Any:
     return losses.focal_loss.value_and_grad(*args, alpha=0.25, **opts)
 
@@ -287,7 +430,9 @@ def one_way(*args: Any, **opts: Any) -> Any:
 
 
 CASES = {
-    "zlpr_loss, hard": Case(losses.zlpr_loss.value_and_grad, scores_and_labels, zlpr_in_torch, zlpr_in_jax),
+    "zlpr_loss, hard": Case(
+        losses.zlpr_loss.value_and_grad, scores_and_labels, zlpr_in_torch, zlpr_in_jax, plain=plain_zlpr
+    ),
     "zlpr_loss, soft": Case(
         losses.zlpr_loss.value_and_grad, scores_and_soft, soft_zlpr_in_torch, soft_zlpr_in_jax
     ),
@@ -299,24 +444,43 @@ CASES = {
         shapes=(*SHAPES, (32, 1_000_000)),
     ),
     "sigmoid_cross_entropy": Case(
-        losses.sigmoid_cross_entropy.value_and_grad, scores_and_labels, sigmoid_in_torch, sigmoid_in_jax
+        losses.sigmoid_cross_entropy.value_and_grad,
+        scores_and_labels,
+        sigmoid_in_torch,
+        sigmoid_in_jax,
+        plain=plain_sigmoid,
     ),
     "softmax_cross_entropy, classes": Case(
         losses.softmax_cross_entropy.value_and_grad,
         scores_and_class,
         softmax_in_torch,
         softmax_of_class_in_jax,
+        plain=plain_softmax_of_class,
     ),
     "softmax_cross_entropy, distributions": Case(
-        losses.softmax_cross_entropy.value_and_grad, scores_and_distribution, softmax_in_torch, softmax_in_jax
+        losses.softmax_cross_entropy.value_and_grad,
+        scores_and_distribution,
+        softmax_in_torch,
+        softmax_in_jax,
+        plain=plain_softmax,
     ),
-    "focal_loss": Case(balanced_focal, scores_and_labels, focal_in_torch, focal_in_jax),
+    "focal_loss": Case(balanced_focal, scores_and_labels, focal_in_torch, focal_in_jax, plain=plain_focal),
     "asymmetric_loss": Case(
-        losses.asymmetric_loss.value_and_grad, scores_and_labels, asymmetric_in_torch, asymmetric_in_jax
+        losses.asymmetric_loss.value_and_grad,
+        scores_and_labels,
+        asymmetric_in_torch,
+        asymmetric_in_jax,
+        plain=plain_asymmetric,
     ),
-    "lsep_loss": Case(losses.lsep_loss.value_and_grad, scores_and_labels, lsep_in_torch, lsep_in_jax),
+    "lsep_loss": Case(
+        losses.lsep_loss.value_and_grad, scores_and_labels, lsep_in_torch, lsep_in_jax, plain=plain_lsep
+    ),
     "circle_loss": Case(
-        losses.circle_loss.value_and_grad, similarities_and_labels, circle_in_torch, circle_in_jax
+        losses.circle_loss.value_and_grad,
+        similarities_and_labels,
+        circle_in_torch,
+        circle_in_jax,
+        plain=plain_circle,
     ),
     "k_subset_cross_entropy, 5 positives": Case(
         losses.k_subset_cross_entropy.value_and_grad,
@@ -326,15 +490,26 @@ CASES = {
         shapes=((32, 20), (256, 100), (256, 1000)),
     ),
     "zlpr_divergence, symmetric": Case(
-        losses.zlpr_divergence.value_and_grad, two_arrays, divergence_in_torch, divergence_in_jax, 2
+        losses.zlpr_divergence.value_and_grad,
+        two_arrays,
+        divergence_in_torch,
+        divergence_in_jax,
+        2,
+        plain=plain_divergence,
     ),
-    "zlpr_divergence, one-way": Case(one_way, two_arrays, one_way_in_torch, one_way_in_jax, 2),
-    "gaussian_kl": Case(losses.gaussian_kl.value_and_grad, two_arrays, kl_in_torch, kl_in_jax, 2),
-    "gaussian_nll": Case(losses.gaussian_nll.value_and_grad, three_arrays, nll_in_torch, nll_in_jax, 3),
+    "zlpr_divergence, one-way": Case(
+        one_way, two_arrays, one_way_in_torch, one_way_in_jax, 2, plain=plain_one_way
+    ),
+    "gaussian_kl": Case(
+        losses.gaussian_kl.value_and_grad, two_arrays, kl_in_torch, kl_in_jax, 2, plain=plain_kl
+    ),
+    "gaussian_nll": Case(
+        losses.gaussian_nll.value_and_grad, three_arrays, nll_in_torch, nll_in_jax, 3, plain=plain_nll
+    ),
 }
 
 
-def of_torch(case: Case, arrays: tuple[np.ndarray, ...], threads: int | None) -> Callable[[], object]:
+def of_torch(case: Case, arrays: tuple[np.ndarray, ...], threads: int | None) -> Callable[[], Gradients]:
     import torch
 
     if threads:
@@ -342,16 +517,16 @@ def of_torch(case: Case, arrays: tuple[np.ndarray, ...], threads: int | None) ->
     tensors = [torch.from_numpy(x.copy()) for x in arrays]
     leaves = [x.requires_grad_(True) for x in tensors[: case.differentiable]]
 
-    def call() -> object:
+    def call() -> Gradients:
         for leaf in leaves:
             leaf.grad = None
         case.torch(torch, *tensors).backward()
-        return leaves[0].grad
+        return tuple(leaf.grad for leaf in leaves)
 
     return call
 
 
-def of_jax(case: Case, arrays: tuple[np.ndarray, ...]) -> Callable[[], object]:
+def of_jax(case: Case, arrays: tuple[np.ndarray, ...]) -> Callable[[], Gradients]:
     import jax
 
     jax.config.update("jax_enable_x64", True)
@@ -359,17 +534,48 @@ def of_jax(case: Case, arrays: tuple[np.ndarray, ...]) -> Callable[[], object]:
         jax.value_and_grad(lambda *a: case.jax(jax, *a), argnums=tuple(range(case.differentiable)))
     )
     on_device = [jax.numpy.asarray(x) for x in arrays]
-    return lambda: jax.block_until_ready(both(*on_device))
+    return lambda: jax.block_until_ready(both(*on_device))[1]
+
+
+_BLOCK_BYTES = 1 << 19
+
+
+def in_plain_numpy(case: Case, arrays: tuple[np.ndarray, ...]) -> Callable[[], Gradients]:
+    lead = arrays[0]
+    step = max(1, _BLOCK_BYTES // lead[:1].nbytes)
+
+    def call() -> Gradients:
+        gradients = tuple(np.empty_like(x) for x in arrays[: case.differentiable])
+        value = 0.0
+        with np.errstate(all="ignore"):
+            for start in range(0, len(lead), step):
+                block = slice(start, start + step)
+                part, parts = case.plain(*(x[block] for x in arrays), lead.dtype.type(1 / len(lead)))
+                value += part
+                for whole, found in zip(gradients, parts, strict=True):
+                    whole[block] = found
+        return gradients
+
+    return call
+
+
+def ours(case: Case, arrays: tuple[np.ndarray, ...], workers: int) -> Callable[[], Gradients]:
+    def call() -> Gradients:
+        with set_workers(workers):
+            return case.ours(*arrays, argnums=tuple(range(case.differentiable)))[1]
+
+    return call
 
 
 def contenders(
-    case: Case, shape: tuple[int, int], dtype: str, threads: int | None
+    case: Case, arrays: tuple[np.ndarray, ...], threads: int | None, workers: int
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    rng = np.random.default_rng(0)
-    arrays = tuple(x.astype(dtype) if x.dtype.kind == "f" else x for x in case.inputs(rng, shape))
     into = np.empty_like(arrays[0])
     yield "exp", lambda: np.exp(arrays[0], out=into)
-    yield "ours", lambda: case.ours(*arrays, argnums=tuple(range(case.differentiable)))
+    yield "ours", ours(case, arrays, 1)
+    yield "workers", ours(case, arrays, workers)
+    if case.plain:
+        yield "plain", in_plain_numpy(case, arrays)
     for name, make in (
         ("torch", lambda: of_torch(case, arrays, threads)),
         ("jax", lambda: of_jax(case, arrays)),
@@ -380,11 +586,22 @@ def contenders(
             print(f"{name}: not run (not installed)")
 
 
+def worst_error(gradients: Gradients, exact: Gradients) -> float:
+    """Of the gradients in float32, in ulps of the largest entry of the row."""
+    worst = 0.0
+    for found, right in zip(gradients, exact, strict=True):
+        ulp = np.spacing(np.abs(right).max(axis=-1, keepdims=True).astype(np.float32))
+        worst = max(worst, float((np.abs(np.asarray(found) - right) / ulp).max()))
+    return worst
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("losses", nargs="*", metavar="LOSS", help="only those whose name holds this")
     parser.add_argument("--threads", type=int, help="threads of PyTorch")
+    parser.add_argument("--workers", type=int, default=2, help="of ours, beside one")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each loss, shape and dtype")
+    parser.add_argument("--digits", action="store_true", help="also measure errors in float32")
     asked = parser.parse_args()
     for name, case in CASES.items():
         if asked.losses and not any(part in name for part in asked.losses):
@@ -392,15 +609,30 @@ def main() -> None:
         print(f"\n{name}")
         for shape in case.shapes:
             for dtype in ("float32", "float64"):
-                found = medians(dict(contenders(case, shape, dtype, asked.threads)), asked.seconds)
-                others = "".join(
-                    f"  {k} {found[k] / found['ours']:6.2f} x ours" for k in found if k not in ("ours", "exp")
-                )
-                print(
-                    f"  {shape!s:13} {dtype}: {found['ours'] * 1e6:11.1f} us, "
-                    f"{found['ours'] / found['exp']:6.2f} exp passes;{others}",
-                    flush=True,
-                )
+                report(case, shape, dtype, asked)
+
+
+def report(case: Case, shape: tuple[int, int], dtype: str, asked: argparse.Namespace) -> None:
+    rng = np.random.default_rng(0)
+    arrays = tuple(x.astype(dtype) if x.dtype.kind == "f" else x for x in case.inputs(rng, shape))
+    calls = dict(contenders(case, arrays, asked.threads, asked.workers))
+    found = medians(calls, asked.seconds)
+    of_one, of_several = found["ours"], found["workers"]
+    others = "".join(
+        f"  {k} {found[k] / of_one:5.2f} {found[k] / of_several:5.2f}"
+        for k in ("plain", "torch", "jax")
+        if k in found
+    )
+    print(
+        f"  {shape!s:13} {dtype}: {of_one * 1e6:10.1f} us, {of_one / found['exp']:5.1f} exp passes, "
+        f"{asked.workers} workers {of_one / of_several:4.2f} x as fast; times ours, times ours with workers:{others}",
+        flush=True,
+    )
+    if asked.digits and dtype == "float32":
+        wide = tuple(x.astype("float64") if x.dtype.kind == "f" else x for x in arrays)
+        exact = ours(case, wide, 1)()
+        errors = (f"{k} {worst_error(calls[k](), exact):.3g}" for k in calls if k not in ("exp", "workers"))
+        print(f"      largest error of a gradient, in ulps: {', '.join(errors)}", flush=True)
 
 
 if __name__ == "__main__":

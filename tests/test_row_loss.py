@@ -5,7 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from zlpr.losses import sigmoid_cross_entropy, softmax_cross_entropy, zlpr_loss
+from zlpr.losses import lsep_loss, sigmoid_cross_entropy, softmax_cross_entropy, sparse_zlpr_loss, zlpr_loss
+from zlpr.rules import _row_loss
 
 LOSSES = (zlpr_loss, sigmoid_cross_entropy)
 
@@ -313,3 +314,38 @@ def test_blocks_and_forms_make_no_difference(xp):
             value, gradient = zlpr_loss.value_and_grad(s, xp.asarray(targets.astype(kind)), reduction="none")
             np.testing.assert_allclose(xp.to_numpy(value)[:3], xp.to_numpy(expected[0]), rtol=1e-14)
             np.testing.assert_allclose(xp.to_numpy(gradient)[:3], xp.to_numpy(expected[1]), rtol=1e-13)
+
+
+def test_a_like_call_passes_no_check_that_the_first_did_not(xp):
+    """Checks are remembered by shapes, dtypes and options; values, and what merely equals them, are looked at anew."""
+    scores = xp.asarray(np.zeros((2, 3)))
+    targets = np.asarray([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    first = zlpr_loss(scores, xp.asarray(targets), label_smoothing=1.0)
+    with pytest.raises(ValueError, match="targets must have the shape of scores"):
+        zlpr_loss(scores, xp.asarray(targets[:1]), label_smoothing=1.0)
+    with pytest.raises(ValueError, match="reduction must be"):
+        zlpr_loss(scores, xp.asarray(targets), label_smoothing=1.0, reduction="average")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'smoothing'"):
+        zlpr_loss(scores, xp.asarray(targets), smoothing=1.0)
+    again = zlpr_loss(scores + 1.0, xp.asarray(targets), label_smoothing=1.0)
+    assert float(again) > float(first)  # of other scores, not of the first call's
+
+
+@pytest.mark.library("numpy", "torch")
+def test_values_are_checked_at_every_call(xp):
+    scores, good = xp.asarray(np.zeros((2, 3))), np.asarray([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    zlpr_loss(scores, xp.asarray(good))
+    with pytest.raises(ValueError, match="targets must be in"):
+        zlpr_loss(scores, xp.asarray(good * 2))
+    sparse_zlpr_loss(scores, xp.asarray(np.asarray([[0], [2]])))
+    with pytest.raises(ValueError, match="positives must be class indices"):
+        sparse_zlpr_loss(scores, xp.asarray(np.asarray([[0], [3]])))
+
+
+@pytest.mark.library("numpy")
+def test_few_of_many_kinds_of_calls_are_remembered(xp, monkeypatch):
+    monkeypatch.setattr(_row_loss, "_CALLS_KEPT", 2)
+    for classes in range(1, 7):
+        lsep_loss(np.zeros((2, classes)), np.ones((2, classes), dtype=bool))
+        assert len(lsep_loss._calls) <= 2
+    assert all(call.lead is None for call in lsep_loss._calls.values())  # no array is kept alive

@@ -222,7 +222,7 @@ def test_there_are_public_rules_in_every_room():
     assert {r.__module__.split(".")[1] for r in PUBLIC} == {"activations", "losses", "nn"}
     assert set(rules.__all__) == {
         *("Elementwise", "RowLoss", "Rows", "Rule"),
-        *("compose", "elementwise", "row_loss", "rule"),
+        *("compose", "elementwise", "row_loss", "rule", "set_workers"),
     }
 
 

@@ -1,11 +1,13 @@
 """Blocks are nobody's business but the walk's: many give what one would, in the memory that was handed in."""
 
+import threading
 import warnings
 
 import numpy as np
 import pytest
 
-from zlpr import _array, _walk
+from zlpr import _array, _walk, losses
+from zlpr.rules import set_workers
 
 HOSTS = pytest.mark.library("numpy", "torch")
 WIDTH, ROWS = 4, 10
@@ -16,6 +18,7 @@ def small_blocks(monkeypatch):
     """Blocks of twelve elements, three rows of four, on host and device."""
     monkeypatch.setattr(_walk, "_HOST_BLOCK_BYTES", {"numpy": 12 * 8, "torch": 12 * 8})
     monkeypatch.setattr(_walk, "_DEVICE_BLOCK_BYTES", 12 * 8)
+    monkeypatch.setattr(_walk, "_SURELY_ONE_BLOCK", 0)
 
 
 class Recorder:
@@ -117,6 +120,78 @@ def test_the_inputs_are_cut_alike(xp, small_blocks):
     x, per_row = matrix(), np.arange(ROWS) * 1.0
     (result,) = _walk.walk_rows(lambda x, r, memory: (x * r[:, None],), xp.asarray(x), xp.asarray(per_row))
     np.testing.assert_array_equal(xp.to_numpy(result), x * per_row[:, None])
+
+
+def test_an_input_of_one_row_is_every_rows(xp, small_blocks):
+    x, shared = matrix(), np.full((1,), 3.0)
+    (result,) = _walk.walk_rows(lambda x, r, memory: (x * r[:, None],), xp.asarray(x), xp.asarray(shared))
+    np.testing.assert_array_equal(xp.to_numpy(result), 3 * x)
+
+
+class Visits:
+    """A kernel that waits, in the blocks after the first, until it runs on two threads at once."""
+
+    def __init__(self):
+        self.meeting, self.threads = threading.Barrier(2, timeout=30), set()
+
+    def __call__(self, x, memory):
+        if x[0, 0]:
+            self.meeting.wait()
+        self.threads.add(threading.current_thread().name)
+        return (overflowing(x * 1e4), x[:, 0] * 2)
+
+
+@pytest.fixture
+def shared(small_blocks, monkeypatch):
+    """Small blocks, of which few are worth sharing."""
+    monkeypatch.setattr(_walk, "_WORTH_SHARING", 2)
+    monkeypatch.setattr(_walk, "_SHARED_BLOCKS", 1)
+
+
+@pytest.mark.library("numpy")
+def test_workers_visit_blocks_at_the_same_time(xp, shared):
+    x = np.arange(5.0).repeat(3)[:, None] * np.ones((1, WIDTH))
+    kernel = Visits()
+    with set_workers(2):
+        _, firsts = _walk.walk_rows(kernel, x)
+    np.testing.assert_array_equal(firsts, 2 * x[:, 0])
+    assert len(kernel.threads) == 3  # the caller's own for the first block
+
+
+@pytest.mark.library("numpy")
+def test_of_several_errors_the_first_blocks_leaves(xp, shared):
+    def failing(x, memory):
+        if x[0, 0]:
+            raise ValueError(f"row {int(x[0, 0])}")
+        return (x,)
+
+    with set_workers(2), pytest.raises(ValueError, match="row 3"):
+        _walk.walk_rows(failing, np.arange(ROWS)[:, None] * np.ones((1, WIDTH)))
+
+
+@pytest.mark.parametrize("rows", [2, ROWS])
+def test_workers_change_no_bit_of_a_loss(xp, shared, rows):
+    scores, targets = matrix(rows), matrix(rows) > 0.5
+    alone = losses.zlpr_loss.value_and_grad(xp.asarray(scores), xp.asarray(targets))
+    with set_workers(3):
+        together = losses.zlpr_loss.value_and_grad(xp.asarray(scores), xp.asarray(targets))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(xp.to_numpy(one), xp.to_numpy(other))
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.0, True, "2", None])
+def test_workers_are_counted(workers):
+    with pytest.raises(ValueError, match="workers must be an integer from 1 on"), set_workers(workers):
+        pass
+
+
+def test_workers_are_set_within_the_context_alone():
+    with set_workers(4):
+        assert _walk._workers.get() == 4
+        with pytest.raises(ZeroDivisionError), set_workers(2):
+            _ = 1 / 0
+        assert _walk._workers.get() == 4
+    assert _walk._workers.get() == 1
 
 
 @pytest.mark.library("torch")

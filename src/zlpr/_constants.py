@@ -5,6 +5,8 @@ All in whole numbers, which are exact, and which PyTorch's compiler can trace.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -68,3 +70,33 @@ def _fixed_log_near_1(numerator: int, denominator: int) -> int:
         power = (power * square) >> _BITS
         odd += 2
     return 2 * total if numerator >= denominator else -2 * total
+
+
+def economized(series: Sequence[Fraction], span: Fraction, tolerance: float) -> list[float]:
+    """Coefficients of a shorter polynomial, the highest first, within the tolerance of a series on [0, span].
+
+    As long as it stays within, the highest term is replaced by what it has in common with the Chebyshev polynomial of
+    its degree, which is the least error there (Lanczos).
+    """
+    shorter, error = list(series), Fraction(0)
+    while len(shorter) > 1:
+        degree = len(shorter) - 1
+        share = shorter[-1] * span**degree / 2 ** (2 * degree - 1)
+        error += abs(share)
+        if error > tolerance:
+            break
+        chebyshev = _shifted_chebyshev(degree)
+        shorter = [c - share * t / span**i for i, (c, t) in enumerate(zip(shorter, chebyshev, strict=True))][
+            :-1
+        ]
+    return [float(c) for c in reversed(shorter)]
+
+
+def _shifted_chebyshev(degree: int) -> list[int]:
+    """Coefficients of ``T_n(2x - 1)``, the lowest first."""
+    before, now = [1], [-1, 2]
+    for _ in range(degree - 1):
+        doubled = [0, *(4 * c for c in now)]
+        rest = [*(2 * c for c in now), 0]
+        before, now = now, [d - r - b for d, r, b in zip(doubled, rest, [*before, 0, 0], strict=True)]
+    return now

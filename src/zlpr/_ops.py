@@ -192,8 +192,18 @@ def _numpy_where(condition: Array, x: Array | float, y: Array | float, like: Arr
         return np.where(condition, x, y).astype(like.dtype, copy=False)
     integer = _BITS[like.dtype.itemsize]
     chosen, other = (np.asarray(v, dtype=like.dtype).view(integer) for v in (x, y))
-    selected = -condition.astype(integer) & (chosen ^ other)
-    return np.bitwise_xor(selected, other).view(like.dtype)
+    mask = condition.astype(integer)
+    if _is_zero(chosen):
+        mask -= 1
+        return (mask & other).view(like.dtype)
+    np.negative(mask, out=mask)
+    if _is_zero(other):
+        return (mask & chosen).view(like.dtype)
+    return np.bitwise_xor(mask & (chosen ^ other), other).view(like.dtype)
+
+
+def _is_zero(bits: Array) -> bool:
+    return bits.ndim == 0 and not bits
 
 
 _WHERE: _FastForms = {"numpy": _numpy_where}
@@ -325,16 +335,21 @@ def _at(x: Array, columns: Array) -> Array:
     return xp.arange(x.shape[-1], dtype=columns.dtype, device=_array.device(x))[None, :] == columns[:, None]
 
 
-def exact_difference(x: Array, y: Array) -> tuple[Array, Array]:
-    """The rounded difference and its rounding error: their sum is exact (Knuth's TwoSum). No error at infinity."""
+def exact_difference(x: Array, y: Array, *, is_finite: bool = False) -> tuple[Array, Array]:
+    """The rounded difference and its rounding error: their sum is exact (Knuth's TwoSum). No error at infinity.
+
+    Saying that all is known to be finite spares the question.
+    """
     difference = x - y
     taken = x - difference
     kept = difference + taken
     error = (x - kept) + (taken - y)
+    if is_finite:
+        return difference, error
     return difference, where(_array.namespace(x).isfinite(error), error, 0.0, error)
 
 
-def exact_product(x: Array, factor: float) -> tuple[Array, Array | None]:
+def exact_product(x: Array, factor: float, *, is_finite: bool = False) -> tuple[Array, Array | None]:
     """A rounded product and what it lacks of the exact one, itself rounded; None for a power of two, or for 0.
 
     Both are taken in halves (Dekker), each of half the digits, whose products are exact, and the product is the sum of
@@ -352,23 +367,27 @@ def exact_product(x: Array, factor: float) -> tuple[Array, Array | None]:
         parts += [high * factor_low, low * factor_low]
     if factor != rounded:
         parts.append(x * (factor - rounded))
-    return _sum_in_order(parts, x * factor)
+    return _sum_in_order(parts, None if is_finite else x * factor)
 
 
-def exact_square(x: Array) -> tuple[Array, Array]:
+def exact_square(x: Array, *, is_finite: bool = False) -> tuple[Array, Array]:
     """A rounded square and its rounding error, as `exact_product` has it; no digit of twice as many is lost."""
     high, low = _halves(x, _array.itemsize(x))
-    total, error = exact_difference(high * high, -2.0 * (high * low))
+    total, error = exact_difference(high * high, -2.0 * (high * low), is_finite=is_finite)
     error = error + low * low
+    if is_finite:
+        return total, error
     finite = _array.namespace(x).isfinite(error)
     return where(finite, total, x * x, total), where(finite, error, 0.0, error)
 
 
-def _sum_in_order(parts: list[Array], plain: Array) -> tuple[Array, Array]:
+def _sum_in_order(parts: list[Array], plain: Array | None) -> tuple[Array, Array]:
     """The sum of numbers, the first far above the others, and its error, part by part; plain where infinite."""
     lead, *rest = parts
     total = lead + functools.reduce(operator.add, rest)
     error = functools.reduce(operator.add, rest, lead - total)
+    if plain is None:
+        return total, error
     finite = _array.namespace(lead).isfinite(error)
     return where(finite, total, plain, total), where(finite, error, 0.0, error)
 
@@ -380,13 +399,14 @@ def _halves(x: Any, itemsize: int) -> tuple[Any, Any]:
     return high, x - high
 
 
-def nudged_(terms: Array, low: Array) -> Array:
+def nudged_(terms: Array, low: Array, *, is_small: bool = False) -> Array:
     """Exponentials times ``1 + low``, for what rounding took off their exponents; overwrites the terms.
 
     Not where that is no small number, since such an exponent has no digit behind the point.
     """
-    small = where(_array.namespace(low).abs(low) < 0.5, low, 0.0, low)
-    return add_(terms, terms * small)
+    if not is_small:
+        low = where(_array.namespace(low).abs(low) < 0.5, low, 0.0, low)
+    return add_(terms, terms * low)
 
 
 def exact_quotient(x: Array, divisor: float) -> tuple[Array, Array]:

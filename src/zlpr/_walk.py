@@ -9,7 +9,9 @@ everywhere. Dask arrays will go through ``map_blocks`` here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from types import EllipsisType
@@ -25,6 +27,7 @@ _Block = tuple[slice, EllipsisType]  # the standard has no index of the first ax
 
 _HOST_BLOCK_BYTES = {"numpy": 1 << 19, "torch": 1 << 22}  # PyTorch's own threads want more work at a time
 _DEVICE_BLOCK_BYTES = 1 << 28
+_SURELY_ONE_BLOCK = 1 << 12  # elements: of so few, the questions a walk asks take as long as the work
 
 
 def _block_rows(lead: Array, workspace: float) -> int:
@@ -36,7 +39,11 @@ def _block_rows(lead: Array, workspace: float) -> int:
         4, _array.itemsize(lead)
     )  # half precisions are computed in float32
     if where == "host":
-        return max(1, _HOST_BLOCK_BYTES[_array.library(lead)] // width)
+        size, workers = _HOST_BLOCK_BYTES[_array.library(lead)], _workers_for(lead)
+        if workers > 1:
+            several = -(-int(lead.shape[0]) // (2 * workers))
+            return max(1, min(size * _SHARED_BLOCKS // width, several))
+        return max(1, size // width)
     return max(1, _DEVICE_BLOCK_BYTES // width)
 
 
@@ -50,7 +57,77 @@ def quiet(x: Array) -> AbstractContextManager[Any]:
 
 
 def _take(x: Array | None, block: _Block) -> Array | None:
-    return None if x is None else x[block]
+    return x if x is None or x.shape[0] == 1 else x[block]
+
+
+_workers: ContextVar[int] = ContextVar("workers", default=1)
+_WORTH_SHARING = 250_000  # elements; threads take longer to wake than fewer take to visit
+_SHARED_BLOCKS = 4  # times the size of others, since threads wait for one another between two operations
+
+
+@contextmanager
+def set_workers(workers: int) -> Iterator[None]:
+    """Have losses of large NumPy arrays visit their blocks on so many threads, within this context.
+
+    One thread is the default, as for `scipy.fft.set_workers`, of which this is the like: a program that runs several
+    processes wants no more. PyTorch and JAX have threads of their own, and are left to them.
+
+    Parameters
+    ----------
+    workers : int
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        If workers is no integer from 1 on.
+
+    Notes
+    -----
+    The results are the same to the last bit, whatever the number. The setting is that of the calling thread.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from zlpr.losses import zlpr_loss
+    >>> from zlpr.rules import set_workers
+    >>> scores = np.zeros((2048, 256))
+    >>> with set_workers(2):
+    ...     shared = zlpr_loss(scores, scores > 0)
+    >>> print(shared == zlpr_loss(scores, scores > 0))
+    True
+    """
+    if not isinstance(workers, int | np.integer) or isinstance(workers, bool) or workers < 1:
+        raise ValueError(f"workers must be an integer from 1 on, got {workers!r}")
+    token = _workers.set(int(workers))
+    try:
+        yield
+    finally:
+        _workers.reset(token)
+
+
+@functools.cache  # threads are kept for the next call
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="zlpr")
+
+
+def _visit_each(visit: Callable[[_Block], None], blocks: Sequence[_Block], workers: int) -> None:
+    """Visit every block; of the errors raised, that of the first block is the one that leaves."""
+    if workers == 1:
+        for block in blocks:
+            visit(block)
+        return
+    visits = [_pool(workers).submit(visit, block) for block in blocks]
+    waiting = wait(visits, return_when=FIRST_EXCEPTION).not_done
+    wait([left for left in waiting if not left.cancel()])
+    for done in visits:
+        if not done.cancelled():
+            done.result()
+
+
+def _workers_for(lead: Array) -> int:
+    large = lead.shape[0] * lead.shape[1] >= _WORTH_SHARING
+    return _workers.get() if large and _array.library(lead) == "numpy" else 1
 
 
 def walk_rows(
@@ -66,8 +143,8 @@ def walk_rows(
     kernel : callable
         ``kernel(*input_blocks, memory_blocks) -> tuple`` of arrays aligned with the block's rows, or None.
         A result that is its memory's block itself has been written in place.
-    *inputs : (B, ...) arrays or None
-        The first one, of two dimensions, decides the blocks.
+    *inputs : (B, ...) arrays, (1, ...) arrays or None
+        The first one, of two dimensions, decides the blocks; one of a single row is every block's.
     memory : sequence of (B, ...) arrays or None
         Where each of the results is to be put, on the host; allocated where it is None or missing.
     workspace : float
@@ -78,25 +155,35 @@ def walk_rows(
     tuple
         The results for all rows.
     """
-    lead = inputs[0]
-    rows, step = lead.shape[0], _block_rows(lead, workspace)  # type: ignore[union-attr]  # the first input is an array
-    with quiet(lead):
-        if rows <= step:
+    lead: Array = inputs[0]
+    if type(lead) is np.ndarray and lead.size * workspace <= _SURELY_ONE_BLOCK:
+        with np.errstate(all="ignore"):
             return kernel(*inputs, memory)
-        _array.keep_freed_blocks()
-        results: list[Array | None] = []
-        for block in _blocks(rows, step):
-            places = [_take(x, block) for x in memory]
-            values = kernel(*(_take(x, block) for x in inputs), places)
-            if not results:
-                results = [
-                    _empty_like_rows(v, rows) if i >= len(memory) or memory[i] is None else memory[i]
-                    for i, v in enumerate(values)
-                ]
-            for i, (whole, value) in enumerate(zip(results, values, strict=True)):
-                if whole is not None and not (i < len(places) and value is places[i]):
-                    whole[block] = value
-    return tuple(results)
+    rows, step = lead.shape[0], _block_rows(lead, workspace)
+    _array.keep_freed_blocks()
+    if rows <= step:
+        with quiet(lead):
+            return kernel(*inputs, memory)
+
+    def visit(block: _Block) -> tuple[tuple[Array | None, ...], Sequence[Array | None]]:
+        places = [_take(x, block) for x in memory]
+        with quiet(lead):
+            return kernel(*(_take(x, block) for x in inputs), places), places
+
+    def keep(block: _Block, values: Sequence[Array | None], places: Sequence[Array | None]) -> None:
+        for i, (whole, value) in enumerate(zip(results, values, strict=True)):
+            if whole is not None and not (i < len(places) and value is places[i]):
+                whole[block] = value
+
+    first, *others = _blocks(rows, step)
+    values, places = visit(first)
+    results = tuple(
+        _empty_like_rows(v, rows) if i >= len(memory) or memory[i] is None else memory[i]
+        for i, v in enumerate(values)
+    )
+    keep(first, values, places)
+    _visit_each(lambda block: keep(block, *visit(block)), others, _workers_for(lead))
+    return results
 
 
 _LEAST_ROWS, _QUERY_ROWS = 8, 256  # a matrix product wants as many as that, though they leave the L2 cache

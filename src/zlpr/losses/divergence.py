@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
-from zlpr import _array, _ops
+from zlpr import _array, _constants, _ops
 from zlpr._array import Array
 from zlpr.rules import Rows, row_loss
 
@@ -85,7 +86,7 @@ def zlpr_divergence(
     >>> round(float(fit + 4.0 / 2 * agreement), 6), slope.round(6)
     (1.340858, array([[0.254732, 0.184822]]))
     """
-    pair = _pair(rows)
+    pair = _pair(rows, one_sided=symmetric)
     difference = _difference(pair)
     terms = _both_ways(pair, difference) if symmetric else _one_way(pair, difference)
     values = _ops.row_sum(rows.counted(terms))
@@ -105,40 +106,47 @@ def zlpr_divergence(
 @zlpr_divergence.diagonal
 def _diagonal(rows: Rows, *, symmetric: bool = True) -> Array:
     """``σ'(p) (c - (p - q) tanh(p / 2))``, c = 2 for the symmetric divergence and 1 for the other."""
-    xp, pair = _array.namespace(rows.scores), _pair(rows)
+    xp, pair = _array.namespace(rows.scores), _pair(rows, one_sided=False)
     bent, bend = _slope_times_gap(pair), xp.tanh(0.5 * pair.p.scores)
     bent = _ops.where((bend == 0) & (xp.abs(bent) == math.inf), 0.0, bent * bend, bent)
     return rows.counted(_variance(pair.p) * (2.0 if symmetric else 1.0) - bent)
 
 
 class _Odds(NamedTuple):
-    """Scores, their sizes, ``exp(-|s|)`` and 1 + that: 1 / whole and tail / whole are the probabilities."""
+    """Scores, their sizes, ``exp(-|s|)`` and 1 + that: 1 / whole and tail / whole are the probabilities.
+
+    Or, one-sided, ``exp(s)`` for the tail, of which the size is not known.
+    """
 
     scores: Array
-    size: Array
+    size: Array | None
     tail: Array
     whole: Array
 
 
 class _Pair(NamedTuple):
-    """Both odds and ``p - q``, 0 where they are infinite and the same; and whether it is known to be finite."""
+    """Both odds and ``p - q``, 0 where they are infinite and the same; whether it is known to be finite."""
 
     p: _Odds
     q: _Odds
     gap: Array
     finite: bool
+    one_sided: bool
 
     def exchanged(self) -> _Pair:
-        return _Pair(self.q, self.p, -self.gap, self.finite)
+        return self._replace(p=self.q, q=self.p, gap=-self.gap)
 
 
-def _pair(rows: Rows) -> _Pair:
+def _pair(rows: Rows, *, one_sided: bool) -> _Pair:
     xp, p, q = _array.namespace(rows.scores), rows.scores, rows.labels[0]
     gap = p - q
-    finite = rows.host and bool(xp.all(xp.isfinite(gap)))
+    products_are_finite = 0.5 * _ops.log_max(gap) - 1.0
+    if one_sided and rows.lies_within(products_are_finite, p) and rows.lies_within(products_are_finite, q):
+        return _Pair(_one_sided_odds(p), _one_sided_odds(q), gap, finite=True, one_sided=True)
+    finite = rows.lies_within(math.inf, gap)
     if not finite:
         gap = _ops.where((p == q) & (xp.abs(p) == math.inf), 0.0, gap, gap)
-    return _Pair(_odds(p, finite), _odds(q, finite), gap, finite)
+    return _Pair(_odds(p, finite), _odds(q, finite), gap, finite, one_sided=False)
 
 
 def _odds(scores: Array, is_plain: bool) -> _Odds:
@@ -148,6 +156,11 @@ def _odds(scores: Array, is_plain: bool) -> _Odds:
     )
     tail = _ops.exp_(-size)
     return _Odds(scores, size, tail, 1 + tail)
+
+
+def _one_sided_odds(scores: Array) -> _Odds:
+    tail = _array.namespace(scores).exp(scores)
+    return _Odds(scores, None, tail, 1 + tail)
 
 
 def _variance(p: _Odds) -> Array:
@@ -160,7 +173,7 @@ def _slope_times_gap(pair: _Pair) -> Array:
 
     A derivative of 0, also one that underflowed, makes no nan of a gap that overflowed.
     """
-    p, q, gap, finite = pair
+    p, q, gap, finite, _ = pair
     if finite:
         return _ops.multiply_(_variance(p), gap)
     xp = _array.namespace(gap)
@@ -172,9 +185,11 @@ def _slope_times_gap(pair: _Pair) -> Array:
 
 def _difference(pair: _Pair) -> Array:
     """``σ(p) - σ(q)`` as ``tanh((p - q) / 2)`` times ``σ(p) σ(-q) + σ(-p) σ(q)``, in one fraction."""
-    p, q, gap, _ = pair
-    alike = (p.scores >= 0) == (q.scores >= 0)
-    shared = _ops.where(alike, p.tail + q.tail, 1 + p.tail * q.tail, gap)
+    p, q, gap, _, one_sided = pair
+    shared = p.tail + q.tail
+    if not one_sided:
+        alike = (p.scores >= 0) == (q.scores >= 0)
+        shared = _ops.where(alike, shared, 1 + p.tail * q.tail, gap)
     return _ops.multiply_(_array.namespace(gap).tanh(0.5 * gap), shared) / (p.whole * q.whole)
 
 
@@ -202,19 +217,23 @@ def _one_way_near(pair: _Pair, difference: Array) -> Array:
     x = _ops.multiply_(x, x)
     c = xp.tanh(0.25 * pair.p.scores + 0.25 * pair.q.scores)
     y = x * c * c
-    first, *others = _series(float(xp.finfo(gap.dtype).eps))
-    terms = total = xp.full_like(x, first)
+    first, second, *others = _series(float(xp.finfo(gap.dtype).eps))
+    terms = _ops.add_(x * first, second)
+    total = y * first + terms
     for coefficient in others:
-        terms = _ops.add_(terms * x, coefficient)
+        terms = _ops.add_(_ops.multiply_(terms, x), coefficient)
         total = _ops.add_(_ops.multiply_(total, y), terms)
-    return (0.5 * gap - 2.0 * c * x * total) * difference
+    odd = _ops.multiply_(_ops.multiply_(_ops.multiply_(total, x), c), 2.0)
+    return _ops.multiply_(_ops.subtract_(0.5 * gap, odd), difference)
 
 
 def _one_way_far(pair: _Pair) -> Array:
     """Cross-entropy less entropy, with nothing in either that the other one has too."""
-    p, q, gap, finite = pair
+    p, q, gap, finite, _ = pair
     xp = _array.namespace(gap)
     of_p, of_q = p.size, q.size
+    assert of_p is not None  # which only one-sided odds lack
+    assert of_q is not None
     same = (p.scores >= 0) == (q.scores >= 0)
     if not finite:
         of_p = _ops.where(of_p == math.inf, 0.0, of_p, of_p)  # the tail is 0 there
@@ -229,9 +248,9 @@ def _one_way_far(pair: _Pair) -> Array:
 
 @functools.cache
 def _series(eps: float) -> list[float]:
-    """``2 / ((2k + 1) (2k + 3))`` from where it no longer counts down to 2 / 3."""
-    x, terms, k = math.tanh(_NEAR / 4) ** 2, [2 / 3], 1
-    while terms[-1] * k * x ** (k - 1) > eps / 8:
-        terms.append(2 / ((2 * k + 1) * (2 * k + 3)))
-        k += 1
-    return terms[::-1]
+    """A polynomial for the series of ``2 / ((2k + 1) (2k + 3))``, k from 0 on, up to the end of what is near."""
+    reach, terms = Fraction(math.tanh(_NEAR / 4) ** 2), [Fraction(2, 3)]
+    while terms[-1] * reach ** len(terms) > eps / 512:
+        k = len(terms)
+        terms.append(Fraction(2, (2 * k + 1) * (2 * k + 3)))
+    return _constants.economized(terms, reach, eps / 512)

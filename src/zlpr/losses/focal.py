@@ -18,7 +18,7 @@ from zlpr.rules._labels import Labels, Weighted
 __all__ = ["asymmetric_loss", "focal_loss"]
 
 
-@row_loss(wrt=("scores",), targets="multi-label", separable=True, workspace=8.0)
+@row_loss(wrt=("scores",), targets="multi-label", separable=True, workspace=3.0)
 def focal_loss(
     rows: Rows,
     shares: Array | None,
@@ -108,7 +108,7 @@ def _focal_diagonal(rows: Rows, *, gamma: float, alpha: float | None) -> Array:
     return labels.folded(_weighed(labels, terms.curvature(), _balance(labels, z, alpha)), 1)
 
 
-@row_loss(wrt=("scores",), targets="multi-label", separable=True, workspace=8.0)
+@row_loss(wrt=("scores",), targets="multi-label", separable=True, workspace=3.0)
 def asymmetric_loss(
     rows: Rows,
     shares: Array | None,
@@ -396,7 +396,8 @@ def _rise(z: Array, clip: float) -> tuple[Array, Array, Array]:
     """1 where σ(z) is above the clip, else 0; ``1 - e^(z_c - z)`` there, ``σ(z_c)`` the clip; and what it lacks."""
     xp = _array.namespace(z)
     start, start_low = _constants.rounded(_constants.logit(clip), z)
-    above, low = _ops.exact_difference(z, xp.full((), start, dtype=z.dtype, device=_array.device(z)))
+    start_at = xp.full((), start, dtype=z.dtype, device=_array.device(z))
+    above, low = _ops.exact_difference(z, start_at, is_finite=True)  # z is clipped
     low = low - start_low
     costs = _array.as_dtype(above + low > 0, z.dtype)
     above = _ops.add_(_ops.multiply_(above, costs), 1.0 - costs)
@@ -412,7 +413,7 @@ def _balance(labels: Labels, z: Array, alpha: float | None) -> Array | None:
         raise ValueError(f"alpha must be None or a number in [0, 1], got {alpha!r}")
     xp = _array.namespace(z)
     sides = (
-        xp.full((z.shape[0],), weight, dtype=z.dtype, device=_array.device(z))
+        xp.full((1,), weight, dtype=z.dtype, device=_array.device(z))
         for weight in (1.0 - float(alpha), float(alpha))
     )
     return labels.spread(*sides)

@@ -9,7 +9,7 @@ import functools
 import math
 from fractions import Fraction
 
-from zlpr import _array, _ops
+from zlpr import _array, _constants, _ops
 from zlpr._array import Array
 from zlpr.rules import Rows, row_loss
 
@@ -72,7 +72,7 @@ def gaussian_kl(rows: Rows, shares: Array | None) -> tuple[Array, dict[str, Arra
     (np.float64(1.0), array([[1., 1.]]), array([[0., 0.]]))
     """
     mean, (log_variance,) = rows.scores, rows.labels
-    growth, beyond = _exp_beyond_line(log_variance)
+    growth, beyond = _exp_beyond_line(log_variance, rows.lies_within(math.inf, log_variance))
     values = _ops.row_sum(rows.counted(_ops.multiply_(_ops.add_(mean * mean, beyond), 0.5)))
     gradients: dict[str, Array] = {}
     if shares is None:
@@ -147,9 +147,11 @@ def gaussian_nll(rows: Rows, shares: Array | None) -> tuple[Array, dict[str, Arr
     """
     mean, log_variance = rows.labels
     error = rows.scores - mean
-    slope = _times_precision(error, log_variance)
+    slope = _times_precision(error, log_variance, rows.lies_within(0.5 * _ops.log_max(error), log_variance))
     squared = error * slope
-    terms = _ops.where(squared == math.inf, math.inf, log_variance + squared, squared)
+    terms = log_variance + squared
+    if not rows.lies_within(math.inf, terms):
+        terms = _ops.where(squared == math.inf, math.inf, terms, squared)
     terms = _ops.add_(terms, math.log(2 * math.pi))
     values = 0.5 * _ops.row_sum(rows.counted(terms))
     gradients: dict[str, Array] = {}
@@ -171,36 +173,45 @@ def _nll_diagonal(rows: Rows) -> Array:
     return rows.counted(_array.namespace(rows.scores).exp(-rows.labels[1]))
 
 
-def _times_precision(error: Array, log_variance: Array) -> Array:
+def _times_precision(error: Array, log_variance: Array, is_plain: bool) -> Array:
     """``error exp(-l)`` where that is finite, though the exponential alone is not; 0 for no error at all."""
     xp, bound = _array.namespace(error), 0.9 * _ops.log_max(error)
+    if is_plain:
+        return _ops.multiply_(_ops.exp_(-log_variance), error)
     near = _ops.clip(log_variance, -bound, bound)
     scaled = error * xp.exp(-near) * xp.exp(near - log_variance)
     return _ops.where((error == 0) & xp.isnan(scaled), 0.0, scaled, error)
 
 
-def _exp_beyond_line(x: Array) -> tuple[Array, Array]:
+def _exp_beyond_line(x: Array, is_finite: bool) -> tuple[Array, Array]:
     """``exp(x) - 1`` and ``exp(x) - 1 - x``: the latter near 0 by a series, where the difference has no digits left."""
     xp = _array.namespace(x)
     growth = xp.expm1(x)
+    far = growth - x
+    if not is_finite:
+        far = _ops.where(x == math.inf, math.inf, far, x)
+    return growth, _ops.where(xp.abs(x) < 1, _beyond_line_near_0(x), far, x)
+
+
+def _beyond_line_near_0(x: Array) -> Array:
+    """``(1/2 - t) x² / (1 + (t - 1/2) x)``, t x a polynomial in x²."""
     square = x * x
-    first, *others = _series(float(xp.finfo(x.dtype).eps))
-    tail = xp.full_like(x, first)
+    first, second, *others = _series(float(_array.namespace(x).finfo(x.dtype).eps))
+    tail = _ops.add_(square * first, second)
     for coefficient in others:
         tail = _ops.add_(_ops.multiply_(tail, square), coefficient)
-    tail = _ops.multiply_(tail, x)
-    series = square * (0.5 - tail) / (1 + x * (tail - 0.5))
-    far = _ops.where(x == math.inf, math.inf, growth - x, x)
-    return growth, _ops.where(xp.abs(x) < 1, series, far, x)
+    rest = _ops.add_(_ops.multiply_(tail, x), -0.5)
+    quotient = _ops.add_(x * rest, 1.0)
+    return _ops.multiply_(square, -rest) / quotient
 
 
 @functools.cache
 def _series(eps: float) -> list[float]:
-    """B_2k / (2k)! from where they no longer count down to 1 / 12, those of ``((x / 2) coth(x / 2) - 1) / x²``."""
+    """A polynomial for ``((x / 2) coth(x / 2) - 1) / x²``, of x² up to 1: from the series of B_2k / (2k)!."""
     length = 3 + int(
         math.log(16 / eps) / math.log(2 * math.pi)
     )  # the n-th is at most 2 / (2π)^n, all but the second
     shares = [Fraction(1)]
     for n in range(1, length):
         shares.append(-sum((b / math.factorial(n + 1 - j) for j, b in enumerate(shares)), Fraction(0)))
-    return [float(b) for b in shares[2::2]][::-1]
+    return _constants.economized(shares[2::2], Fraction(1), eps / 32)

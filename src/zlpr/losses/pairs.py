@@ -95,7 +95,7 @@ def _lsep_product(rows: Rows, v: Array) -> Array:
     return _hessian_product(rows, v, _Linear(1.0, 0.0))
 
 
-@row_loss(wrt=("scores",), targets="multi-label", workspace=8.0)
+@row_loss(wrt=("scores",), targets="multi-label", workspace=3.0)
 def circle_loss(
     rows: Rows,
     shares: Array | None,
@@ -225,7 +225,8 @@ class _Form(Protocol):
     """how large is what exponents are differences of, beside themselves"""
     is_linear: bool
 
-    def exponents(self, labels: Labels, scores: Array, buffer: Array | None) -> _Exponents: ...
+    def exponents(self, labels: Labels, scores: Array, buffer: Array | None, is_plain: bool) -> _Exponents:
+        """Exponents of the scores, plain where these are known to be far from overflow even when squared."""
 
 
 class _Linear:
@@ -236,10 +237,10 @@ class _Linear:
     def __init__(self, scale: float, margin: float) -> None:
         self.scale, self.constant = scale, _constants.whole_and_rest(_constants.product(scale, margin))
 
-    def exponents(self, labels: Labels, scores: Array, buffer: Array | None) -> _Exponents:
+    def exponents(self, labels: Labels, scores: Array, buffer: Array | None, is_plain: bool) -> _Exponents:
         if self.scale == 1:
             return _Exponents(labels.exponents(scores, buffer), None, None, None)
-        scaled, low = _ops.exact_product(scores, self.scale)
+        scaled, low = _ops.exact_product(scores, self.scale, is_finite=is_plain)
         low = None if low is None else labels.exponents(low, None)
         return _Exponents(labels.exponents(scaled, buffer), low, None, None)
 
@@ -253,25 +254,33 @@ class _Circle:
         self.scale, self.margin, self.detach = scale, margin, detach
         self.cancelled = scale * margin * margin
 
-    def exponents(self, labels: Labels, scores: Array, buffer: Array | None) -> _Exponents:
+    def exponents(self, labels: Labels, scores: Array, buffer: Array | None, is_plain: bool) -> _Exponents:
         xp = _array.namespace(scores)
-        zeros = xp.zeros(scores.shape[:1], dtype=scores.dtype, device=_array.device(scores))
-        start = labels.spread(zeros, zeros - 1.0)
-        x, x_low = _ops.exact_difference(labels.exponents(scores, None), start)
+        zero = xp.zeros((1,), dtype=scores.dtype, device=_array.device(scores))
+        start = labels.spread(zero, zero - 1.0)
+        x, x_low = _ops.exact_difference(labels.exponents(scores, None), start, is_finite=is_plain)
         margin, margin_low = _constants.rounded(self.margin.as_integer_ratio(), x)
         weight = (x + margin) + (x_low + margin_low)
-        inactive = weight <= 0
-        square, square_low = _ops.exact_square(x)
+        square, square_low = _ops.exact_square(x, is_finite=is_plain)
         limit, limit_low = _constants.rounded(_constants.product(self.margin, self.margin), x)
-        high, low = _ops.exact_difference(square, zeros[:, None] + limit)
+        high, low = _ops.exact_difference(square, zero[:, None] + limit, is_finite=is_plain)
         low = low + ((square_low - limit_low) + 2.0 * x * x_low)
-        z, z_low = _ops.exact_product(high, self.scale)
+        z, z_low = _ops.exact_product(high, self.scale, is_finite=is_plain)
         z_low = self.scale * low if z_low is None else z_low + self.scale * low
-        z, z_low = _ops.where(inactive, 0.0, z, z), _ops.where(inactive | (z == math.inf), 0.0, z_low, z)
+        z, z_low = _where_active(weight, z, is_plain), _where_active(weight, z_low, is_plain)
+        if not is_plain:
+            z_low = _ops.where(z == math.inf, 0.0, z_low, z)
         if self.detach:
             return _Exponents(z, z_low, _ops.relu(weight), None)
-        slope, bend = (_ops.where(inactive, 0.0, d, z) for d in (2.0 * x, xp.full_like(x, 2.0)))
+        slope, bend = (_where_active(weight, d, is_plain) for d in (2.0 * x, xp.full_like(x, 2.0)))
         return _Exponents(z, z_low, slope, bend)
+
+
+def _where_active(weight: Array, x: Array, is_finite: bool) -> Array:
+    """0 in place of what has no weight; overwrites what is finite."""
+    if is_finite:
+        return _ops.multiply_(x, _array.as_dtype(weight > 0, x.dtype))
+    return _ops.where(weight <= 0, 0.0, x, x)
 
 
 def _form(margin: Any, scale: Any, weighting: str, detach_weights: bool) -> _Form:
@@ -398,21 +407,22 @@ def _pairs(rows: Rows, labels: Labels, form: _Form, far_count: bool = False) -> 
     xp = _array.namespace(rows.scores)
     whole, rest = form.constant
     scores = rows.scores if form.is_linear else rows.counted(rows.scores)
-    exponents = form.exponents(labels, scores, rows.buffer)
+    is_plain = form.scale < _PLAIN**2 and rows.lies_within(_PLAIN, scores)
+    exponents = form.exponents(labels, scores, rows.buffer, is_plain)
     largest = _largest_if_free(rows, exponents.z)
     if largest <= _room(exponents.z, whole) and form.cancelled < _CANCELLED:
         z, low, growth, excess = exponents.z, exponents.low, math.exp(whole + rest), None
     else:
         if not largest < math.inf and labels is not labels.dense():
             labels = labels.dense()
-            exponents = form.exponents(labels, scores, None)
-        z, low, total, factor = _lowered(rows, labels, exponents, far_count)
+            exponents = form.exponents(labels, scores, None, is_plain)
+        z, low, total, factor = _lowered(rows, labels, exponents, far_count, is_plain and rows.mask is None)
         total = total + whole
         excess = _ops.relu(total - _SURE)
         growth = xp.exp(_ops.clip(total, -2.0 * _ops.log_max(z), _SURE)) * (factor * math.exp(rest))
     terms = _ops.exp_(z)
     if low is not None:
-        terms = _ops.nudged_(terms, low)
+        terms = _ops.nudged_(terms, low, is_small=rows.lies_within(0.5, low))
     split = labels.split(terms)
     return _Pairs(labels, exponents, split, labels.sums(split), growth, excess, largest < math.inf)
 
@@ -429,6 +439,7 @@ def _room(z: Array, whole: float) -> float:
     return 0.45 * _ops.log_max(z) - 0.5 * abs(whole) - math.log(z.shape[-1] + 1)
 
 
+_PLAIN = 1e6  # scores so small may be squared and scaled in every dtype
 _CANCELLED = 500.0  # of this size, the square of what rounding takes off is below the last digit in float32
 
 
@@ -444,7 +455,7 @@ class _Lowered(NamedTuple):
     factor: Array | float
 
 
-def _lowered(rows: Rows, labels: Labels, exponents: _Exponents, far_count: bool) -> _Lowered:
+def _lowered(rows: Rows, labels: Labels, exponents: _Exponents, far_count: bool, is_finite: bool) -> _Lowered:
     """What is taken off is whole, so that nothing is rounded in exponents near the largest.
 
     Of those far below, which count where the largest adds nothing, as in a curvature, the error is found. A side
@@ -464,7 +475,7 @@ def _lowered(rows: Rows, labels: Labels, exponents: _Exponents, far_count: bool)
     if low is not None and not _is_small(rows, low):
         low, of_tops = _less_that_of_the_largest(labels, z, low, tops)
         whole, factor = whole + xp.round(of_tops), xp.exp(of_tops - xp.round(of_tops))
-        lowered, low = _ops.exact_difference(lowered, -low)
+        lowered, low = _ops.exact_difference(lowered, -low, is_finite=is_finite)
     if error is not None:
         low = error if low is None else low + error
     return _Lowered(lowered, low, whole, factor)

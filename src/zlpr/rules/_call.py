@@ -30,15 +30,11 @@ class Call(NamedTuple):
     layout: Layout
     reduction: Reduction
     options: dict[str, Any]
-
-    def shares(self) -> Array:
-        """The cotangent of each row when that of the reduced value is 1, (B,)."""
-        if self.weights is None:
-            rows = self.lead.shape[0]
-            share = 1.0 / rows if self.reduction == "mean" and rows else 1.0
-            return _full_rows(self.lead, share)
-        with _walk.quiet(self.lead):
-            return self.weights / _ops.row_sum(self.weights) if self.reduction == "mean" else self.weights
+    where: Place
+    compute: Any
+    """the dtype to compute in"""
+    shares: Array
+    """the cotangent of each row when that of the reduced value is 1, (B,); (1,) where it is the same for all"""
 
     def reduced(self, values: Array) -> Array:
         """The values of the rows, (B,), as the reduction asks."""
@@ -63,7 +59,7 @@ class Call(NamedTuple):
         total = _ops.row_sum(weighted)
         return total / _ops.row_sum(weights) if self.reduction == "mean" else total
 
-    def origin(self, where: Place) -> tuple[Array | None, Array | None]:
+    def origin(self) -> tuple[Array | None, Array | None]:
         """The threshold a kernel is given, of magnitude at most 16, and what to take off the scores for the rest.
 
         Scores and threshold may be moved together without a change of the loss.
@@ -72,7 +68,7 @@ class Call(NamedTuple):
         if threshold is None or self.temperature != 1:
             return None, threshold
         beyond = _ops.relu(threshold - THRESHOLD_REACH) - _ops.relu(-threshold - THRESHOLD_REACH)
-        if where == "host" and not bool(_array.namespace(beyond).any(beyond != 0)):
+        if self.where == "host" and not bool(_array.namespace(beyond).any(beyond != 0)):
             return threshold, None
         return threshold - beyond, beyond
 
@@ -80,7 +76,7 @@ class Call(NamedTuple):
         """Memory in which a host kernel may build the gradient, where the kernel's dtype is the scores'."""
         if out is not None:
             _require_writable(out, self.layout.restored(self.lead), name)
-        if _array.place(self.lead) != "host" or _array.is_half(self.lead):
+        if self.where != "host" or self.compute != self.lead.dtype:
             return None
         if out is not None and self.layout.is_plain:
             return out
@@ -107,11 +103,12 @@ def prepare(
     threshold = options.pop("threshold", 0.0)
     layout = Layout(batch, axis, not getattr(threshold, "ndim", 0))
     rows = layout.as_rows(lead)
+    weights = None if sample_weight is None else _checked_weights(sample_weight, name, lead, batch)
     return Call(
         rows,
         reader.rows(lead, tuple(rest), layout, options),
         None if mask is None else layout.as_rows(_checked_mask(mask, name, lead)),
-        None if sample_weight is None else _checked_weights(sample_weight, name, lead, batch),
+        weights,
         _checked_threshold(threshold, lead, rows, batch),
         _checked_class_weight(options.pop("class_weight", None), lead, rows),
         _checked_temperature(options.pop("temperature", 1.0)),
@@ -119,13 +116,40 @@ def prepare(
         layout,
         reduction,
         options,
+        _array.place(lead),
+        _array.compute_dtype(lead),
+        _shares(rows, weights, reduction),
     )
 
 
-def _full_rows(scores: Array, value: float) -> Array:
+def signature(arrays: Arrays, options: dict[str, Any]) -> Any:
+    """All that `prepare` looks at in NumPy arrays and plain options, to be compared; None for any others."""
+    for x in arrays:
+        if type(x) is not np.ndarray:
+            return None
+    for value in options.values():
+        if type(value) not in _PLAIN:
+            return None
+    found = [(x.dtype, x.shape) for x in arrays]
+    return (
+        (*found, *((name, type(value), value) for name, value in options.items())) if options else (*found,)
+    )
+
+
+_PLAIN = (float, int, bool, str, type(None))
+
+
+def _shares(rows: Array, weights: Array | None, reduction: Reduction) -> Array:
+    if weights is None:
+        count = rows.shape[0]
+        return _full_rows(rows, 1, 1.0 / count if reduction == "mean" and count else 1.0)
+    with _walk.quiet(rows):
+        return weights / _ops.row_sum(weights) if reduction == "mean" else weights
+
+
+def _full_rows(scores: Array, rows: int, value: float) -> Array:
     xp = _array.namespace(scores)
-    dtype = _array.compute_dtype(scores)
-    return xp.full((scores.shape[0],), value, dtype=dtype, device=_array.device(scores))
+    return xp.full((rows,), value, dtype=_array.compute_dtype(scores), device=_array.device(scores))
 
 
 def _checked_smoothing(smoothing: Any) -> float:
@@ -182,7 +206,7 @@ def _checked_class_weight(weight: Array | None, lead: Array, rows: Array) -> Arr
 def _checked_threshold(threshold: Any, scores: Array, rows: Array, batch: tuple[int, ...]) -> Array | None:
     """The threshold of each row, (B,), or None for zero."""
     if _constants.is_number(threshold) and math.isfinite(threshold):
-        return _full_rows(rows, float(threshold)) if threshold else None
+        return _full_rows(rows, rows.shape[0], float(threshold)) if threshold else None
     if not _array.is_array(threshold):
         raise ValueError(f"threshold must be a finite number or an array, got {threshold!r}")
     xp = _array.namespace(threshold)

@@ -9,6 +9,7 @@ derived in ``docs/derivations/zlpr.md``. The forms of a single label, at the end
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TypeAlias
 
@@ -58,8 +59,8 @@ class Dense:
         return _ops.row_max(negatives), _ops.row_max(positives)
 
     def spread(self, negative: Array, positive: Array) -> Array:
-        """One number a row and side, (B,) each, given to every exponent of that side."""
-        return _array.namespace(negative).where(self.positives, positive[:, None], negative[:, None])
+        """One number a row and side, (B,) or (1,) each, given to every exponent of that side."""
+        return _ops.where(self.positives, positive[:, None], negative[:, None], negative)
 
     def sides(self, x: Array) -> Split:
         """What multiplies the terms of the negative and of the positive side, of one array of both."""
@@ -76,14 +77,15 @@ class Dense:
 
     def scaled(self, split: Split, negative: Array, positive: Array) -> Array:
         """Terms times a factor a row and side, added up by class, (B, C); may overwrite the terms."""
-        xp = _array.namespace(negative)
-        return xp.where(self.positives, split[1] * positive[:, None], split[0] * negative[:, None])
+        return _ops.where(
+            self.positives, split[1] * positive[:, None], split[0] * negative[:, None], negative
+        )
 
     def weighed(self, terms: Array, positive_weight: Array | float | None) -> Array:
         """Terms times their class's weight, and times another one where it is positive."""
         if positive_weight is None:
             return terms
-        return _array.namespace(terms).where(self.positives, terms * positive_weight, terms)
+        return _ops.where(self.positives, terms * positive_weight, terms, terms)
 
     def folded(self, terms: Array, sign: int) -> Array:
         """Negatives' terms and `sign` times the positives', (B, C); overwrites the terms."""
@@ -118,11 +120,24 @@ class Finite(Dense):
 class Indexed(Dense):
     """Hard labels of a host block as the positions of its few positives, counted along the flattened block."""
 
-    def __init__(self, positions: Array, scores: Array) -> None:
-        self.positions, self.scores = positions, scores
-        self.rows = positions // max(1, scores.shape[1])
+    def __init__(
+        self, scores: Array, *, positives: Array | None = None, positions: Array | None = None
+    ) -> None:
+        self.scores, self._given = scores, positives
+        if positions is not None:
+            self.positions = positions
+
+    @functools.cached_property
+    def positions(self) -> Array:
+        return _ops.flat_positions(self._given)
+
+    @functools.cached_property
+    def rows(self) -> Array:
+        return self.positions // max(1, self.scores.shape[1])
 
     def dense(self) -> Dense:
+        if self._given is not None:
+            return Dense(self._given, self.scores)
         xp = _array.namespace(self.scores)
         positives = xp.zeros(self.scores.shape, dtype=xp.bool)
         self._flat(positives)[self.positions] = True
@@ -144,7 +159,7 @@ class Indexed(Dense):
     def spread(self, negative: Array, positive: Array) -> Array:
         xp = _array.namespace(negative)
         spread = xp.asarray(xp.broadcast_to(negative[:, None], self.scores.shape), copy=True)
-        self._flat(spread)[self.positions] = positive[self.rows]
+        self._flat(spread)[self.positions] = positive[self.rows] if positive.shape[0] > 1 else positive
         return spread
 
     def sides(self, x: Array) -> Split:
@@ -219,9 +234,9 @@ class Weighted:
         return _ops.row_max(negatives), _ops.row_max(positives)
 
     def spread(self, negative: Array, positive: Array) -> Array:
-        """One number a row and side, (B,) each, given to every exponent of that side."""
+        """One number a row and side, (B,) or (1,) each, given to every exponent of that side."""
         xp = _array.namespace(negative)
-        shape = (negative.shape[0], self.classes)
+        shape = self.of_sides[0].shape
         sides = (xp.broadcast_to(side[:, None], shape) for side in (negative, positive))
         return xp.concat(tuple(sides), axis=-1)
 

@@ -44,6 +44,8 @@ class Reader(Protocol):
     """How a loss reads the arrays that come after its first."""
 
     names: tuple[str, ...]
+    reads_values: bool
+    """whether `rows` does"""
 
     def rows(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
         """The arrays with rows as their first axis; raises unless they fit the first. May take its own options."""
@@ -58,6 +60,7 @@ class MultiLabel:
     """Targets with an entry a class: hard (bool or integer 0-1) or soft (floating in [0, 1])."""
 
     names: tuple[str, ...] = ("scores", "targets")
+    reads_values = False
 
     def rows(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
         (targets,) = rest
@@ -79,7 +82,7 @@ class MultiLabel:
             return Dense(positives, scores), valid
         size = positives.shape[0] * positives.shape[1]
         if size >= _INDEX_LEAST and count * _INDEX_SHARE <= size:
-            return Indexed(_ops.flat_positions(positives), scores), valid
+            return Indexed(scores, positives=positives), valid
         return Finite(positives, scores), valid
 
 
@@ -87,6 +90,7 @@ class SingleLabel:
     """Targets that name one class a row (integer indices), or a distribution over the classes (floating)."""
 
     names: tuple[str, ...] = ("scores", "targets")
+    reads_values = False
 
     def rows(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
         (targets,) = rest
@@ -154,6 +158,7 @@ class Positives:
     """Indices of each row's positive classes, padded to one length, or a SciPy matrix of 0 and 1."""
 
     names: tuple[str, ...] = ("scores", "positives")
+    reads_values = True
 
     def rows(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
         (positives,), padding = rest, options.pop("padding")
@@ -186,7 +191,7 @@ class Positives:
         xp, classes = _array.namespace(scores), scores.shape[-1]
         valid = None
         if where == "host":
-            labels: Labels = Indexed(self._positions(positives, classes), scores)
+            labels: Labels = Indexed(scores, positions=self._positions(positives, classes))
         else:
             given = positives != _NO_CLASS
             in_range = (positives >= 0) & (positives < classes)
@@ -247,6 +252,11 @@ class _LabelMatrix:
         positions = entries.row[kept].astype("int64") * matrix.shape[1] + entries.col[kept]
         return cls(_ops.distinct(_array.from_numpy(positions, lead)), 0, *matrix.shape)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and classes."""
+        return self.rows, self.classes
+
     def __getitem__(self, block: Any) -> _LabelMatrix:
         """A block of rows, as of an array."""
         start, stop, _ = block[0].indices(self.rows)
@@ -262,6 +272,8 @@ class _LabelMatrix:
 
 class Companions:
     """Floating arrays shaped like the first; the kernel gets them as a tuple, in the dtype to compute in."""
+
+    reads_values = False
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
@@ -334,6 +346,8 @@ def _read(targets: Array) -> tuple[Array | None, int | None, None]:
 
 
 def _are_hard(targets: Array) -> bool:
+    if 0 not in targets.shape and targets[0, 0] not in (0, 1):
+        return False
     return bool(_array.namespace(targets).all((targets == 0) | (targets == 1)))
 
 

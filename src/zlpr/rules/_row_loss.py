@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from zlpr import _array, _bridges, _ops, _walk
 from zlpr._array import Array
-from zlpr.rules._call import Call, prepare
+from zlpr.rules._call import Call, prepare, signature
 from zlpr.rules._layout import Layout, scaled_gradients
 from zlpr.rules._readers import Companions, Folding, MultiLabel, Positives, Reader, SingleLabel, require_like
 from zlpr.rules._rule import Rule
@@ -63,6 +63,10 @@ class Rows:
     low: Array | None = None
     class_weight: Array | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def lies_within(self, bound: float, x: Array) -> bool:
+        """Whether all entries of a host array are smaller than a bound; False where that cannot be read."""
+        return self.host and 0 not in x.shape and bool(_ops.extent(x) < bound)
 
     def counted(self, terms: Array) -> Array:
         """Terms of the classes, 0 in place of those that do not count, (B, C)."""
@@ -111,6 +115,7 @@ class RowLoss(Rule):
         }
         own = [p for p in inspect.signature(kernel).parameters.values() if p.kind is p.KEYWORD_ONLY]
         self._own = {p.name: p.default for p in own}
+        self._calls: dict[Any, Call] = {}
         self.__signature__ = _public_signature(self.names, own)
         self._diagonal: Callable[..., Array]
         self._product: Callable[..., Array]
@@ -241,16 +246,17 @@ class RowLoss(Rule):
         if not needs:
             return call.reduced(self._run(call, None, ())[0]), ()
         buffer = call.gradient_buffer(out, lead_name) if lead_name in needs else None
-        values, *gradients = self._run(call, call.shares(), needs, buffer)
-        shaped = tuple(
-            layout.restored(g) if g.ndim == 2 else _array.namespace(g).reshape(g, layout.batch)
-            for g in gradients
-        )
+        values, *gradients = self._run(call, call.shares, needs, buffer)
+        if not layout.is_plain:
+            gradients = [
+                layout.restored(g) if g.ndim == 2 else _array.namespace(g).reshape(g, layout.batch)
+                for g in gradients
+            ]
         if out is not None and lead_name in needs:
-            shaped = tuple(
-                _written(out, g) if n == lead_name else g for n, g in zip(needs, shaped, strict=True)
-            )
-        return call.reduced(values), shaped
+            gradients = [
+                _written(out, g) if n == lead_name else g for n, g in zip(needs, gradients, strict=True)
+            ]
+        return call.reduced(values), tuple(gradients)
 
     def _value_grad_hess(
         self, curvature: Curvature, args: tuple[Any, ...], opts: dict[str, Any]
@@ -265,7 +271,7 @@ class RowLoss(Rule):
             shares = shares / call.temperature if call.temperature != 1 else shares
             return values * call.temperature, gradients[lead_name], diagonal * shares[:, None]
 
-        values, gradient, diagonal = self._walk(kernel, call, (lead_name,), call.shares())
+        values, gradient, diagonal = self._walk(kernel, call, (lead_name,), call.shares)
         return call.reduced(values), call.layout.restored(gradient), call.layout.restored(diagonal)
 
     def _hvp(self, args: tuple[Any, ...], v: Array, opts: dict[str, Any]) -> Array:
@@ -276,7 +282,7 @@ class RowLoss(Rule):
             vector = _array.as_dtype(v, rows.scores.dtype)
             return (self._product(rows, vector, **rows.options) * (shares / call.temperature)[:, None],)
 
-        (product,) = self._walk(kernel, call, (self.wrt[0],), call.shares(), call.layout.as_rows(v))
+        (product,) = self._walk(kernel, call, (self.wrt[0],), call.shares, call.layout.as_rows(v))
         return call.layout.restored(product)
 
     def _run(
@@ -284,12 +290,15 @@ class RowLoss(Rule):
     ) -> Any:
         def kernel(rows: Rows, shares: Array | None) -> tuple[Array, ...]:
             values, gradients = self.kernel(rows, shares, **rows.options)
+            wanted = [gradients[name] for name in needs]
             if call.temperature == 1:
-                return values, *(gradients[name] for name in needs)
-            scaled = (gradients[n] * (call.temperature if n == "targets" else 1.0) for n in needs)
+                return values, *wanted
+            scaled = [
+                g * (call.temperature if n == "targets" else 1.0) for n, g in zip(needs, wanted, strict=True)
+            ]
             return values * call.temperature, *scaled
 
-        memory = (None, *(buffer if name == self.wrt[0] else None for name in needs))
+        memory = () if buffer is None else (*(None,) * (1 + needs.index(self.wrt[0])), buffer)
         return self._walk(kernel, call, needs, shares, memory=memory)
 
     def _walk(
@@ -300,9 +309,11 @@ class RowLoss(Rule):
         *extra: Array | None,
         memory: Sequence[Array | None] = (),
     ) -> Any:
-        """`kernel` over blocks of the call's rows; every two-dimensional result goes back to the scores' dtype."""
-        dtype, compute = call.lead.dtype, _array.compute_dtype(call.lead)
-        where, n_rest = _array.place(call.lead), len(call.rest)
+        """`kernel` over blocks of the call's rows; every two-dimensional result goes back to the scores' dtype.
+
+        Of the memory only the last one is the scores' gradient's.
+        """
+        dtype, compute, where, n_rest = call.lead.dtype, call.compute, call.where, len(call.rest)
         folding = Folding(call.smoothing, call.class_weight, "targets" in needs)
 
         def block(
@@ -313,8 +324,10 @@ class RowLoss(Rule):
             *others: Any,
         ) -> tuple[Array | None, ...]:
             rest, extra, places = others[:n_rest], others[n_rest:-1], others[-1]
-            buffer = next((place for place in places if place is not None), None)
-            scores, low = _moved(_array.as_dtype(scores, compute), offset, call.temperature)
+            buffer, low = (places[-1] if places else None), None
+            scores = _array.as_dtype(scores, compute)
+            if moved:
+                scores, low = _moved(scores, offset, call.temperature)
             labels, valid = self.reader.form(rest, scores, mask, where, folding)
             rows = Rows(
                 *(scores, labels, mask, threshold, call.smoothing, where == "host", buffer, needs),
@@ -325,10 +338,29 @@ class RowLoss(Rule):
                 results = tuple(_nan_unless(valid, r) for r in results)
             return results if dtype == compute else _rounded(results, dtype)
 
-        inputs = (call.lead, call.mask, *call.origin(where), *call.rest, *extra)
+        threshold, offset = call.origin()
+        moved = offset is not None or call.temperature != 1
+        inputs = (call.lead, call.mask, threshold, offset, *call.rest, *extra)
         return _walk.walk_rows(block, *inputs, memory=memory, workspace=self.workspace)
 
     def _prepared(self, args: tuple[Any, ...], opts: dict[str, Any]) -> Call:
+        """The call after the checks, which of a small array take as long as the work: like calls pass them once."""
+        like = signature(args, opts)
+        known = None if like is None else self._calls.get(like)
+        if known is not None:
+            lead, rest = args[0], args[1:]
+            if self.reader.reads_values:
+                rest = self.reader.rows(lead, rest, known.layout, {**self._own, **opts})
+            return Call(lead, rest, *known[2:])
+        call = self._checked(args, opts)
+        if like is not None and call.layout.is_plain:
+            if len(self._calls) >= _CALLS_KEPT:
+                self._calls.clear()
+            call.shares.flags.writeable = False  # all like calls are given the same one
+            self._calls[like] = call._replace(lead=None, rest=())
+        return call
+
+    def _checked(self, args: tuple[Any, ...], opts: dict[str, Any]) -> Call:
         own: dict[str, Any] = dict(self._own)
         shared: dict[str, Any] = {}
         for name, value in opts.items():
@@ -338,6 +370,7 @@ class RowLoss(Rule):
         return prepare(self.reader, args, own, **shared)
 
 
+_CALLS_KEPT = 256
 _SHARED: dict[str, Any] = {"reduction": "mean", "sample_weight": None, "mask": None, "axis": -1}
 _READERS: dict[str, Reader] = {
     "multi-label": MultiLabel(),

@@ -119,6 +119,8 @@ class Rule:
     def select(self, argnums: Any) -> tuple[tuple[str, ...], bool]:
         """Names of the inputs that `argnums` asks for, and whether it asks for one alone."""
         single = isinstance(argnums, int | str)
+        if argnums == 0 and single:
+            return self.wrt[:1], True
         return tuple(self._name(a) for a in ([argnums] if single else argnums)), single
 
     def _name(self, argnum: int | str) -> str:
