@@ -19,6 +19,7 @@ ROOMS = (
     "nn",
     "optim",
     "optim.schedules",
+    "perturb",
     "rules",
     "models",
     "validation",

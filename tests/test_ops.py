@@ -30,6 +30,8 @@ TABLES = {
     "sum_by_target": "_TARGET_SUM",
     "product": "_PRODUCT",
     "pairs": "_PAIRS",
+    "ratio": "_RATIO",
+    "root": "_ROOT",
 }
 
 
@@ -544,3 +546,25 @@ def test_differences_of_what_is_settled_are_those_of_rounded_numbers(xp):
 
     z, gaps = map(np.asarray, jax.jit(numbers_and_gaps)(np.random.default_rng(0).normal(size=(12, 2))))
     np.testing.assert_array_equal(gaps, z[:, None, :] - z[None, :, :])
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_ratios_and_roots_are_rounded_correctly(xp, monkeypatch, dtype):
+    # NumPy's are the processor's own; of PyTorch's roots one in two hundred is not, of XLA's such ratios one in four.
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 20)).astype(dtype), np.exp(rng.normal(size=(200, 1))).astype(dtype)
+    squares = np.concatenate([np.abs(x), np.zeros((1, 20), dtype)])
+    np.testing.assert_array_equal(xp.to_numpy(_ops.ratio(xp.asarray(x), xp.asarray(y))), x / y)
+    np.testing.assert_array_equal(xp.to_numpy(_ops.root(xp.asarray(squares))), np.sqrt(squares))
+    plain = xp.to_numpy(generic(monkeypatch, "ratio")(xp.asarray(x), xp.asarray(y)))
+    assert_ulps(xp, xp.asarray(plain), (x.astype(object) * mp.mpf(1)) / y.astype(object), dtype, 2)
+    plain = xp.to_numpy(generic(monkeypatch, "root")(xp.asarray(squares)))
+    np.testing.assert_allclose(plain, np.sqrt(squares), rtol=2 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 64, 1001])
+def test_a_sum_in_order_has_the_same_bits_everywhere(xp, width):
+    x = np.random.default_rng(0).normal(size=(3, width)) * 10.0 ** np.arange(3)[:, None]
+    got = _ops.ordered_row_sum(xp.asarray(x))
+    np.testing.assert_array_equal(xp.to_numpy(got), _ops.ordered_row_sum(x))
+    assert_ulps(xp, got[:, None], exact_sums(x), "float64", 64)

@@ -11,7 +11,20 @@ import pytest
 import zlpr
 
 FRAMEWORKS = ("torch", "jax", "scipy", "sklearn")
-ROOMS = ("losses", "decision", "activations", "entropy", "nn", "optim", "rules", "models", "validation")
+ROOMS = (
+    *(
+        "losses",
+        "decision",
+        "activations",
+        "entropy",
+        "nn",
+        "optim",
+        "perturb",
+        "rules",
+        "models",
+        "validation",
+    ),
+)
 FLOOR = "import numpy, array_api_compat"  # what any user of the array API pays
 
 

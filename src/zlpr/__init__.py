@@ -18,6 +18,7 @@ __all__ = [
     "models",
     "nn",
     "optim",
+    "perturb",
     "reference",
     "rules",
     "validation",

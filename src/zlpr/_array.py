@@ -87,6 +87,14 @@ def _torch_place(x: Array) -> Place:
     return "host" if x.device.type == "cpu" and type(x) in (torch.Tensor, torch.nn.Parameter) else "device"
 
 
+def is_abstract(x: Array) -> bool:
+    """Whether an array stands for others in a program that is being compiled once, to be run many times."""
+    name = library(x)
+    if name == "jax":
+        return isinstance(x, sys.modules["jax"].core.Tracer)
+    return name == "torch" and bool(sys.modules["torch"].compiler.is_compiling())
+
+
 def device(x: Array) -> Any:
     """The device of an array, as its library names it."""
     return "cpu" if type(x) is np.ndarray else array_api_compat.device(x)

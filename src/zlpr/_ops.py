@@ -182,6 +182,21 @@ def row_sum(x: Array) -> Array:
     return fast(x) if fast else _array.namespace(x).sum(x, axis=-1)
 
 
+def ordered_row_sum(x: Array) -> Array:
+    """Sum along the last axis, (..., C) to (...), in an order that depends on C alone: the same bits everywhere.
+
+    Not for terms that are products of a compiled program, unless `settled`.
+    """
+    odd = None
+    while x.shape[-1] > 1:
+        half, is_odd = divmod(x.shape[-1], 2)
+        if is_odd:
+            odd = x[..., -1] if odd is None else odd + x[..., -1]
+        x = x[..., :half] + x[..., half : 2 * half]
+    total = x[..., 0]
+    return total if odd is None else total + odd
+
+
 _BITS = {4: np.int32, 8: np.int64}
 _WORTH_SELECTING = 1 << 14  # below, five calls cost more than they save
 
@@ -606,6 +621,35 @@ def settled(x: Array) -> Array:
     """`x`, rounded once and for all, so that differences of its entries are those of what was rounded."""
     fast = _SETTLED.get(_array.library(x))
     return fast(x) if fast else x
+
+
+_RATIO: _FastForms = {
+    "jax": lambda x, y: (
+        x / where(x == x, y, math.nan, x)
+    ),  # XLA multiplies by the inverse of what is broadcast
+}
+
+
+def ratio(x: Array, y: Array) -> Array:
+    """``x / y``, rounded once also where `y` is broadcast."""
+    fast = _RATIO.get(_array.library(x))
+    return fast(x, y) if fast else x / y
+
+
+def _torch_root(x: Array) -> Array:
+    """PyTorch: on the CPU one root in two hundred is off by a unit; the remainder says which way."""
+    root = x.sqrt()
+    square, error = exact_square(root)
+    return root + ((x - square) - error) / (2.0 * where(root == 0, 1.0, root, root))
+
+
+_ROOT: _FastForms = {"torch": _torch_root}
+
+
+def root(x: Array) -> Array:
+    """Square root, correctly rounded, of numbers whose own squares are in the range of the dtype."""
+    fast = _ROOT.get(_array.library(x))
+    return fast(x) if fast else _array.namespace(x).sqrt(x)
 
 
 def can_branch(x: Array) -> bool:

@@ -72,7 +72,7 @@ def gaussian_kl(rows: Rows, shares: Array | None) -> tuple[Array, dict[str, Arra
     (np.float64(1.0), array([[1., 1.]]), array([[0., 0.]]))
     """
     mean, (log_variance,) = rows.scores, rows.labels
-    growth, beyond = _exp_beyond_line(log_variance, rows.lies_within(math.inf, log_variance))
+    growth, beyond = exp_beyond_line(log_variance, rows.lies_within(math.inf, log_variance))
     values = _ops.row_sum(rows.counted(_ops.multiply_(_ops.add_(mean * mean, beyond), 0.5)))
     gradients: dict[str, Array] = {}
     if shares is None:
@@ -147,7 +147,7 @@ def gaussian_nll(rows: Rows, shares: Array | None) -> tuple[Array, dict[str, Arr
     """
     mean, log_variance = rows.labels
     error = rows.scores - mean
-    slope = _times_precision(error, log_variance, rows.lies_within(0.5 * _ops.log_max(error), log_variance))
+    slope = times_precision(error, log_variance, rows.lies_within(0.5 * _ops.log_max(error), log_variance))
     squared = error * slope
     terms = log_variance + squared
     if not rows.lies_within(math.inf, terms):
@@ -173,7 +173,7 @@ def _nll_diagonal(rows: Rows) -> Array:
     return rows.counted(_array.namespace(rows.scores).exp(-rows.labels[1]))
 
 
-def _times_precision(error: Array, log_variance: Array, is_plain: bool) -> Array:
+def times_precision(error: Array, log_variance: Array, is_plain: bool = False) -> Array:
     """``error exp(-l)`` where that is finite, though the exponential alone is not; 0 for no error at all."""
     xp, bound = _array.namespace(error), 0.9 * _ops.log_max(error)
     if is_plain:
@@ -183,7 +183,7 @@ def _times_precision(error: Array, log_variance: Array, is_plain: bool) -> Array
     return _ops.where((error == 0) & xp.isnan(scaled), 0.0, scaled, error)
 
 
-def _exp_beyond_line(x: Array, is_finite: bool) -> tuple[Array, Array]:
+def exp_beyond_line(x: Array, is_finite: bool = False) -> tuple[Array, Array]:
     """``exp(x) - 1`` and ``exp(x) - 1 - x``: the latter near 0 by a series, where the difference has no digits left."""
     xp = _array.namespace(x)
     growth = xp.expm1(x)

@@ -18,7 +18,7 @@ from zlpr.reference.decision import (
     top_k_labels,
     tune_threshold,
 )
-from zlpr.reference.divergence import zlpr_divergence
+from zlpr.reference.divergence import gaussian_divergence, softmax_divergence, zlpr_divergence
 from zlpr.reference.entropy import knn_cross_entropy, knn_entropy, knn_kl_divergence, neighbors
 from zlpr.reference.focal import asymmetric_loss, focal_loss
 from zlpr.reference.gaussian import gaussian_kl, gaussian_nll
@@ -51,6 +51,7 @@ from zlpr.reference.optim import (
     sgd_step,
 )
 from zlpr.reference.pairs import circle_loss, lsep_loss
+from zlpr.reference.perturb import fgm, gradient_penalty, label_smoothing, mixup, project
 
 __all__ = [
     "Exact",
@@ -73,11 +74,14 @@ __all__ = [
     "clip_per_example",
     "dense",
     "dropout",
+    "fgm",
     "focal_loss",
+    "gaussian_divergence",
     "gaussian_kl",
     "gaussian_nll",
     "gelu",
     "global_norm",
+    "gradient_penalty",
     "k_subset_cross_entropy",
     "knn_conditional_mutual_information",
     "knn_cross_entropy",
@@ -87,11 +91,14 @@ __all__ = [
     "knn_mutual_information_discrete",
     "knn_total_correlation",
     "knn_transfer_entropy",
+    "label_smoothing",
     "lsep_loss",
     "metric_value",
+    "mixup",
     "neighbors",
     "predict_labels",
     "predict_proba",
+    "project",
     "relu",
     "rmsprop_step",
     "sgd_step",
@@ -99,6 +106,7 @@ __all__ = [
     "sigmoid_cross_entropy",
     "smoothness_bound",
     "softmax_cross_entropy",
+    "softmax_divergence",
     "softplus",
     "sparse_zlpr_loss",
     "tanh",

@@ -93,3 +93,85 @@ def _digits(scores: Sequence[Any]) -> int:
     """So many are needed beside 1, for the least probability and for the difference of the scores."""
     sizes = [abs(s) for s in scores if mp.isfinite(s)]
     return 2 * int(max(sizes, default=0) / mp.ln(10)) + 40
+
+
+def softmax_divergence(
+    scores_p: Sequence[float], scores_q: Sequence[float], *, mask: Sequence[bool] | None = None
+) -> ExactOfSeveral:
+    """Σ P log(P / Q) of two softmax distributions.
+
+    Parameters
+    ----------
+    scores_p, scores_q : sequences of C floats
+        Several that are infinite share the distribution.
+    mask : sequence of C bools, optional
+
+    Returns
+    -------
+    ExactOfSeveral
+        Value in nats, gradients with respect to ``scores_p`` and ``scores_q``, and the Hessian diagonal of the former.
+
+    Examples
+    --------
+    >>> from mpmath import nstr
+    >>> from zlpr.reference import softmax_divergence
+    >>> nstr(softmax_divergence([0.0, 0.0], [0.0, 2.0]).value, 12)
+    '0.433780830483'
+    """
+    counts = [True] * len(scores_p) if mask is None else mask
+    zeros = [mp.mpf(0)] * len(scores_p)
+    if not any(counts):
+        return ExactOfSeveral(mp.mpf(0), {"scores_p": zeros, "scores_q": list(zeros)}, list(zeros))
+    with mp.workdps(_DIGITS + 2 * _digits([min(abs(mp.mpf(s)), 1500) for s in (*scores_p, *scores_q)])):
+        p, q = _softmax(scores_p, counts), _softmax(scores_q, counts)
+        logs = [(mp.log(a / b) if b else mp.inf) if a else mp.mpf(0) for a, b in zip(p, q, strict=True)]
+        value = mp.fsum(a * log for a, log in zip(p, logs, strict=True) if a)
+        of_p = [a * (log - value) if a else mp.mpf(0) for a, log in zip(p, logs, strict=True)]
+        hessian = [
+            a * (1 - a) * (1 + log - value) - a**2 * (log - value) if a else mp.mpf(0)
+            for a, log in zip(p, logs, strict=True)
+        ]
+        return ExactOfSeveral(
+            value, {"scores_p": of_p, "scores_q": [b - a for a, b in zip(p, q, strict=True)]}, hessian
+        )
+
+
+def _softmax(scores: Sequence[float], counts: Sequence[bool]) -> list[Any]:
+    exact = [mp.mpf(s) if c else -mp.inf for s, c in zip(scores, counts, strict=True)]
+    top = max(exact)
+    shares = [mp.mpf(s == top) if mp.isinf(top) else mp.exp(s - top) for s in exact]
+    return [share / mp.fsum(shares) for share in shares]
+
+
+def gaussian_divergence(outputs_p: Sequence[float], outputs_q: Sequence[float]) -> ExactOfSeveral:
+    """Σ (e^(ℓ - m) - 1 - (ℓ - m) + (μ - ν)² e^-m) / 2 of means μ, ν and log-variances ℓ, m.
+
+    Parameters
+    ----------
+    outputs_p, outputs_q : sequences of 2 D floats
+        Means, and after them log-variances.
+
+    Returns
+    -------
+    ExactOfSeveral
+        Value in nats, gradients with respect to ``outputs_p`` and ``outputs_q``, and the former's Hessian diagonal.
+
+    Examples
+    --------
+    >>> from zlpr.reference import gaussian_divergence
+    >>> print(gaussian_divergence([0.0, 0.0], [3.0, 0.0]).value)
+    4.5
+    """
+    half = len(outputs_p) // 2
+    with mp.workdps(2 * _DIGITS):
+        p, q = [mp.mpf(x) for x in outputs_p], [mp.mpf(x) for x in outputs_q]
+        gaps = [a - b for a, b in zip(p[:half], q[:half], strict=True)]
+        precisions = [mp.exp(-m) for m in q[half:]]
+        quotients = [mp.exp(a - b) for a, b in zip(p[half:], q[half:], strict=True)]
+        squares = [g**2 * w for g, w in zip(gaps, precisions, strict=True)]
+        value = mp.fsum((r - 1 - mp.log(r) + s) / 2 for r, s in zip(quotients, squares, strict=True))
+        slopes = [g * w for g, w in zip(gaps, precisions, strict=True)]
+        of_p = [*slopes, *((r - 1) / 2 for r in quotients)]
+        of_q = [*(-s for s in slopes), *((1 - r - s) / 2 for r, s in zip(quotients, squares, strict=True))]
+        hessian = [*precisions, *(r / 2 for r in quotients)]
+        return ExactOfSeveral(value, {"outputs_p": of_p, "outputs_q": of_q}, hessian)
