@@ -181,9 +181,9 @@ def test_ctrl_c_keeps_a_usable_model(tmp_path: Path, capsys: pytest.CaptureFixtu
     # The child says when it draws the batches of an epoch: by then it is training.
     code = (
         "import sys; from zlpr.cli import main; import zlpr.models._training as t\n"
-        "batches = t._batches\n"
+        "batches = t.Batches.of\n"
         "def told(*args):\n    open('begun', 'w').close(); return batches(*args)\n"
-        "t._batches = told; sys.exit(main())"
+        "t.Batches.of = told; sys.exit(main())"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code, *command],

@@ -223,3 +223,15 @@ def test_what_cannot_be_normalised_is_refused(xp):
         batch_norm.vjp({}, xp.asarray(np.zeros((2, 3), dtype="int64")))
     with pytest.raises(TypeError, match=r"^scale must be an array of"):
         batch_norm.vjp({"scale": [1.0], "shift": [1.0]}, xp.asarray(np.zeros((2, 1))))
+
+
+@pytest.mark.library("torch")
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")  # array-api-compat's
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own tracing
+def test_torch_compiles_it_without_parameters(xp):
+    import torch
+
+    x = xp.asarray(inputs(())[0])
+    expected = batch_norm({}, x)
+    compiled = torch.compile(lambda x: batch_norm({}, x), fullgraph=True, backend="aot_eager")
+    np.testing.assert_allclose(xp.to_numpy(compiled(x)), xp.to_numpy(expected), rtol=1e-14)

@@ -22,7 +22,7 @@ def exact_erfcx(u):
 
 @pytest.mark.parametrize("dtype", WIDE)
 def test_erfcx_is_within_6_ulp(xp, dtype):
-    # The recurrence adds up half an ulp a term where the terms are large, near t = -1, and the quotient adds one.
+    # Horner's scheme adds up half an ulp a term where the terms are large, and the quotient adds one.
     u = np.concatenate((np.linspace(0, 12, 121), np.geomspace(1e-7, 1e4, 60))).astype(dtype)[:, None]
     with xp.no_sync():
         actual = _special.erfcx(xp.asarray(u))

@@ -42,7 +42,7 @@ add_ = _in_place(operator.iadd, operator.add)
 subtract_ = _in_place(operator.isub, operator.sub)
 
 _EXP_: _FastForms = {
-    "numpy": lambda x: np.exp(x, out=x),
+    "numpy": lambda x: np.exp(x, out=x) if type(x) is np.ndarray else np.exp(x),
     "torch": lambda x: x.exp() if _has_graph(x) else x.exp_(),
 }
 

@@ -289,14 +289,16 @@ def _gelu_diagonal(x: Array, *, approximate: _Approximation = "none") -> Array:
 
 def _exact_gelu(x: Array) -> tuple[Array, Pullback]:
     """``max(x, 0)`` and x times the signed tail, multiplied before the bell can make it vanish."""
-    bell, tail = _special.normal_factors(x)
-    signed = _ops.where(x < 0, tail, -tail, x)
+    near = _special.near(x)
+    bell, tail = _special.normal_factors(near)
+    step = _array.namespace(x).astype(x >= 0, x.dtype)
+    signed = _ops.multiply_(1.0 - 2.0 * step, tail)
 
     def exact_gelu_pullback(dy: Array) -> Array:
-        step = _ops.where(x < 0, 0.0, 1.0, x)
-        return dy * (step + _times_vanishing(signed + _special.DENSITY_AT_0 * x, bell))
+        slope = _ops.add_(_special.DENSITY_AT_0 * near, signed)
+        return _ops.multiply_(_ops.add_(_ops.multiply_(slope, bell), step), dy)
 
-    return _ops.relu(x) + _times_vanishing(x * signed, bell), exact_gelu_pullback
+    return _ops.add_(_ops.multiply_(near * signed, bell), _ops.relu(x)), exact_gelu_pullback
 
 
 def _argument(x: Array, approximate: _Approximation) -> tuple[Array, Any, Any]:

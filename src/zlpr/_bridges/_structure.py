@@ -46,8 +46,24 @@ def _take(leaves: Any, n: int) -> list[Any]:
     return [next(leaves) for _ in range(n)]
 
 
+class Nothing(NamedTuple):
+    """The tree of a container without entries, which ``torch.compile`` cannot get from optree."""
+
+    kind: type
+
+    @property
+    def num_leaves(self) -> int:
+        return 0
+
+    def unflatten(self, leaves: Any) -> Any:
+        """A container without entries, of that kind."""
+        return self.kind(leaves)
+
+
 def flattened(value: Any) -> tuple[list[Any], Any]:
     """The leaves of an argument and, where it is a container, its tree."""
+    if isinstance(value, _CONTAINERS) and not value:
+        return [], Nothing(type(value))
     if isinstance(value, _CONTAINERS):
         import optree  # a fifth of the time of importing NumPy, for containers alone
 

@@ -1,5 +1,7 @@
 """Estimators that follow scikit-learn's conventions; arrays of any library in, the same library out."""
 
+from zlpr.models.entropic_autoencoder import EntropicAutoencoder
 from zlpr.models.multilabel import MultilabelClassifier
+from zlpr.models.variational_autoencoder import VariationalAutoencoder
 
-__all__ = ["MultilabelClassifier"]
+__all__ = ["EntropicAutoencoder", "MultilabelClassifier", "VariationalAutoencoder"]

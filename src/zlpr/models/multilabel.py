@@ -6,39 +6,29 @@ Backpropagation runs through the pullbacks of `zlpr.nn`; no autograd is used on 
 from __future__ import annotations
 
 import functools
-import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import optree
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from zlpr import _array, activations, losses, nn, optim
+from zlpr import _array, losses, nn, optim
 from zlpr._array import Array
 from zlpr.decision import predict_labels
-from zlpr.models import _targets
+from zlpr.models import _estimator, _targets
+from zlpr.models._estimator import NetworkEstimator
 from zlpr.models._progress import progress_bar
-from zlpr.models._training import Fit, Stopping, fit_lbfgs, fit_minibatches
+from zlpr.models._training import Arrays, Batches, Fit, drawn_normal, fit_lbfgs, ones
 from zlpr.rules import Rule
 
 _LOSSES = {"zlpr": losses.zlpr_loss, "sigmoid": losses.sigmoid_cross_entropy}
-_ACTIVATIONS = {"gelu": activations.gelu, "relu": activations.relu}
-_OPTIMIZERS: dict[str, tuple[Callable[[float], optim.Transform], float]] = {
-    "sgd": (optim.sgd, 1e-1),
-    "adam": (optim.adam, 1e-3),
-    "adamw": (optim.adamw, 1e-3),
-    "adax": (optim.adax, 5e-3),
-    "adaxw": (optim.adaxw, 5e-3),
-}
 
 
-class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     r"""Multi-label classifier: linear scores or a multi-layer perceptron, trained with ZLPR.
 
     .. math::
@@ -240,12 +230,9 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         targets = _targets.encoded(y, self.label_values_)
         self.n_outputs_ = int(targets.shape[1])
         self.classes_ = self.label_values_ if self._flat else np.arange(self.n_outputs_)
-        if X.shape[0] < 2 and self.early_stopping:
-            raise ValueError(f"early_stopping needs at least 2 samples, got n_samples = {X.shape[0]}")
-        rng = _generator(self.random_state)
+        rng = _estimator.generator(self.random_state)
         sizes = (self.n_features_in_, *self._hidden(), self.n_outputs_)
-        gain = 2.0**0.5 if self._hidden() else 1.0
-        params: Any = nn.dense_parameters(sizes, X, gain=gain, rng=rng)
+        params: Any = nn.dense_parameters(sizes, X, gain=_estimator.gain(len(sizes) - 2), rng=rng)
         if self.solver == "lbfgs":
             params = optree.tree_map(_array.namespace(X).zeros_like, params)  # a convex problem needs no luck
         self._finish(self._run(params, X, targets, rng))
@@ -310,62 +297,21 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return tags
 
     def _check_parameters(self) -> None:
-        _require_choice("loss", self.loss, _LOSSES)
-        _require_choice("solver", self.solver, ("minibatch", "lbfgs"))
-        _require_choice("activation", self.activation, _ACTIVATIONS)
-        if not isinstance(self.optimizer, optim.Transform):
-            _require_choice("optimizer", self.optimizer, _OPTIMIZERS)
+        _estimator.require_choice("loss", self.loss, _LOSSES)
+        _estimator.require_choice("solver", self.solver, ("minibatch", "lbfgs"))
+        self._check_training()
         if self.solver == "lbfgs" and self._hidden():
             raise ValueError(
                 f'solver="lbfgs" is for the linear model, hidden_layer_sizes=(), not {self.hidden_layer_sizes!r}'
             )
         if self.adversarial is not None:
             raise ValueError(f"adversarial must be None, not {self.adversarial!r}")
-        for name in ("max_iter", "n_iter_no_change", "batch_size"):
-            value = getattr(self, name)
-            if not (name == "batch_size" and value is None) and not (_is_integer(value) and value >= 1):
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        for name in ("alpha", "noise", "learning_rate", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and not negative, got {value!r}")
-        if any(not _is_integer(width) or width < 1 for width in self._hidden()):
-            raise ValueError(f"hidden_layer_sizes must be positive integers, got {self.hidden_layer_sizes!r}")
-        if self.early_stopping and not 0.0 < self.validation_fraction < 1.0:
-            raise ValueError(f"validation_fraction must be in (0, 1), got {self.validation_fraction}")
-
-    def _checked(self, X: Array, *, reset: bool) -> Array:
-        if not _array.is_array(X) or isinstance(X, np.ndarray):
-            return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=1)
-        _array.require_real_floating("X", X)
-        if X.ndim != 2:
-            raise ValueError(f"X must have shape (n_samples, n_features), not {tuple(X.shape)}")
-        if not bool(_array.namespace(X).all(_array.namespace(X).isfinite(X))):
-            raise ValueError("X must be finite, but holds NaN or infinity")
-        if reset:
-            self.n_features_in_ = int(X.shape[1])
-        elif X.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X must have the {self.n_features_in_} features of the training data, not {X.shape[1]}"
-            )
-        return X
-
-    def _hidden(self) -> tuple[int, ...]:
-        sizes: Any = self.hidden_layer_sizes
-        return (sizes,) if _is_integer(sizes) else tuple(sizes)
+        _estimator.require_magnitude("noise", self.noise)
+        if self.alpha is not None:
+            _estimator.require_magnitude("alpha", self.alpha)
 
     def _network(self) -> Rule:
         return _network(self.activation, len(self._hidden()))
-
-    def _params_for(self, X: Array) -> Any:
-        """The parameters on the library of X, moved there if the model was fitted on another."""
-        own = self.params_[0]["weight"]
-        if _array.library(own) == _array.library(X):
-            return self.params_
-        xp = _array.namespace(X)
-        return optree.tree_map(
-            lambda p: xp.astype(_array.from_numpy(_array.to_numpy(p), X), X.dtype), self.params_
-        )
 
     def _run(self, params: Any, X: Array, targets: Array, rng: np.random.Generator) -> Fit:
         objective = _Objective.of(self, self._alpha(X.shape[0]))
@@ -375,73 +321,33 @@ class MultilabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
                 return fit_lbfgs(
                     objective,
                     params,
-                    (X, targets),
+                    (X, targets, ones(X)),
                     max_iter=self.max_iter,
                     tol=self.tol / 10,
                     progress=progress,
                 )
-            data, held_out = self._split(X, targets, rng)
-            return fit_minibatches(
-                objective,
-                params,
+            data, held_out = self._split((X, targets), rng)
+            batches = Batches(self._rows_of_a_batch(data[0].shape[0]), prepared=self._with_noise)
+            return self._by_minibatches(
+                self._descent(objective, params, batches, rng),
                 data,
-                held_out,
-                optimizer=self._transform(),
-                epochs=self.max_iter,
-                batch_size=self.batch_size or min(200, data[0].shape[0]),
-                stopping=Stopping(self.tol, self.n_iter_no_change),
-                noise=self.noise,
-                rng=rng,
-                progress=progress,
+                None if held_out is None else (*held_out, ones(held_out[0])),
+                progress,
             )
+
+    def _with_noise(self, arrays: Arrays, rng: np.random.Generator) -> Arrays:
+        x, targets = arrays
+        return (x + self.noise * drawn_normal(tuple(x.shape), x, rng) if self.noise else x), targets
 
     def _alpha(self, rows: int) -> float:
         if self.alpha is not None:
             return self.alpha
         return 3.0 / rows if self.solver == "lbfgs" else 0.0
 
-    def _transform(self) -> optim.Transform:
-        transform = self.optimizer
-        if not isinstance(transform, optim.Transform):
-            make, default_rate = _OPTIMIZERS[transform]
-            transform = make(default_rate if self.learning_rate is None else self.learning_rate)
-        return (
-            transform
-            if self.clip_norm is None
-            else optim.chain(optim.clip_by_global_norm(self.clip_norm), transform)
-        )
-
-    def _split(self, X: Array, targets: Array, rng: np.random.Generator) -> tuple[Any, Any]:
-        if not self.early_stopping:
-            return (X, targets), None
-        order = rng.permutation(X.shape[0])
-        held = min(max(1, round(self.validation_fraction * len(order))), len(order) - 1)
-        xp = _array.namespace(X)
-        parts = [_array.from_numpy(part, X) for part in (order[held:], order[:held])]
-        training, held_out = ((xp.take(X, part, axis=0), xp.take(targets, part, axis=0)) for part in parts)
-        return training, held_out
-
-    def _finish(self, fit: Fit) -> None:
-        self.params_, self.n_iter_ = fit.params, max(1, fit.iterations)
-        self.loss_curve_, self.validation_curve_ = fit.loss_curve, fit.validation_curve
-        for leaf in optree.tree_leaves(fit.params):
-            if not bool(_array.namespace(leaf).all(_array.namespace(leaf).isfinite(leaf))):
-                raise ValueError("training diverged: parameters are not finite; try a smaller learning_rate")
-        if fit.interrupted:
-            warnings.warn("Training was interrupted; the parameters reached are kept.", stacklevel=3)
-        elif not fit.converged:
-            warnings.warn(
-                f"Training ended at max_iter={self.max_iter} before it converged.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-
 
 @functools.cache  # one rule for equal networks, so that JAX compiles it once
 def _network(activation: str, hidden: int) -> Rule:
-    return nn.sequential(
-        *(layer for _ in range(hidden) for layer in (nn.dense, _ACTIVATIONS[activation])), nn.dense
-    )
+    return nn.sequential(*_estimator.hidden_layers(activation, hidden), nn.dense)
 
 
 @dataclass(frozen=True)
@@ -473,18 +379,3 @@ class _Objective:
             for gradient, layer in zip(gradients, params, strict=True)
         )
         return loss + 0.5 * self.alpha * squares, penalised
-
-
-def _require_choice(name: str, value: Any, choices: Any) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _generator(random_state: Any) -> np.random.Generator:
-    if isinstance(random_state, np.random.RandomState):
-        return np.random.default_rng(random_state.randint(2**31 - 1))
-    return np.random.default_rng(random_state)

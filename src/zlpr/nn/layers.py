@@ -75,7 +75,8 @@ def dense(params: dict[str, Array], x: Array, *, needs: tuple[str, ...] = ()) ->
             gradients.append(xp.astype(xp.matmul(dy, wide_weight.T), x.dtype, copy=False))
         return tuple(gradients)
 
-    return xp.astype(xp.matmul(wide_x, wide_weight) + wide_bias, x.dtype, copy=False), dense_pullback
+    y = _ops.add_(xp.matmul(wide_x, wide_weight), wide_bias)
+    return xp.astype(y, x.dtype, copy=False), dense_pullback
 
 
 def _check_dense(x: Array, weight: Array, bias: Array) -> None:
