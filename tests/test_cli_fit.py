@@ -114,6 +114,64 @@ def test_fit_hidden_layers_in_float32(
     assert model.estimator["hidden_layer_sizes"] == (8, 6)
 
 
+def test_fit_takes_the_regularisers(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"noise": 0.1, "label_smoothing": 0.05, "gradient_penalty": 0.2, "adversarial": "fgm"}
+    given |= {"adversarial_epsilon": 0.3, "adversarial_weight": 0.7}
+    options = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)]
+    report = fit_json(capsys, data, "--out", tmp_path / "m", "--epochs", 3, *options)
+    assert report["epochs"] == 3
+    estimator = load_model(tmp_path / "m").estimator
+    assert {name: estimator[name] for name in given} == given
+    assert estimator["solver"] == "minibatch"  # a linear model, but L-BFGS cannot take these
+    assert main(["predict", str(tmp_path / "m"), str(data), "--out", str(tmp_path / "p.csv")]) == 0
+
+
+@pytest.mark.parametrize("mark", [-1, np.nan])
+def test_fit_learns_from_rows_without_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mark: float
+) -> None:
+    X, Y = learnable()
+    known = np.arange(90) % 3 == 0
+    np.savez(
+        tmp_path / "few.npz", X=X, Y=np.where(known[:, None], Y, float(mark)), is_train=np.arange(90) < 60
+    )
+    np.savez(tmp_path / "known.npz", X=X[known], Y=Y[known])
+    fit = ["--epochs", 40, "--learning-rate", 0.1, "--adversarial", "vat", "--out", tmp_path / "m"]
+    report = fit_json(capsys, tmp_path / "few.npz", *fit)
+    assert_allclose(load_model(tmp_path / "m").mean, X[:60].mean(axis=0))  # of all training rows
+    assert report["train"]["micro_f1"] > 0.7
+    assert report["test"] is not None
+    assert (
+        main(["predict", str(tmp_path / "m"), str(tmp_path / "few.npz"), "--out", str(tmp_path / "p.csv")])
+        == 0
+    )
+    of_few = capsys.readouterr().out.splitlines()[:-1]
+    assert (
+        main(["predict", str(tmp_path / "m"), str(tmp_path / "known.npz"), "--out", str(tmp_path / "p.csv")])
+        == 0
+    )
+    of_known = capsys.readouterr().out.splitlines()[:-1]
+    assert [line for line in of_few if "." in line][1:] == [line for line in of_known if "." in line][1:]
+    assert main(["fit", str(tmp_path / "few.npz"), "--out", str(tmp_path / "m")]) == 2
+    assert "40 unlabelled rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--noise", "-1"], "--noise must not be negative"),
+        (["--label-smoothing", "2"], "--label-smoothing must be at most 1"),
+        (["--adversarial-epsilon", "1"], "--adversarial-epsilon needs --adversarial"),
+        (["--solver", "lbfgs", "--gradient-penalty", "1"], "--solver lbfgs cannot take --gradient-penalty"),
+    ],
+)
+def test_fit_refuses_regularisers_it_cannot_use(
+    data: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(["fit", str(data), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_predict_writes_labels_and_scores(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

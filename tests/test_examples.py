@@ -14,11 +14,16 @@ from zlpr import optim
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def example(name):
-    spec = importlib.util.spec_from_file_location(f"example_{name}", DOCS / "examples" / f"{name}.py")
+def program(path):
+    spec = importlib.util.spec_from_file_location(f"program_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def example(name):
+    return program(DOCS / "examples" / f"{name}.py")
 
 
 # Found independently by plain loops in float64, with the constant rate 1 and 1.9 over the curvature at the start
@@ -63,12 +68,53 @@ def test_picture_is_drawn(tmp_path):
 
 
 def test_tables_of_the_gelu_page_are_those_of_its_program(capsys, monkeypatch):
-    spec = importlib.util.spec_from_file_location("docs_gelu", DOCS / "gelu.py")
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
     monkeypatch.setattr(sys, "argv", ["gelu.py"])
-    program.main()
+    program(DOCS / "gelu.py").main()
     tables = capsys.readouterr().out.strip().split("\n\n")
     page = (DOCS / "gelu.md").read_text(encoding="utf-8")
     assert [len(table.splitlines()) for table in tables] == [11, 5]
     assert all(table in page for table in tables)
+
+
+def test_program_of_the_regularizers_page(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    page_maker = program(DOCS / "regularizers.py")
+    monkeypatch.setattr(page_maker, "STEPS", 20)  # the table of the page takes 600
+    monkeypatch.setattr(sys, "argv", ["regularizers.py", "--picture", str(tmp_path / "drawn.png")])
+    page_maker.main()
+    table = capsys.readouterr().out.splitlines()
+    page = (DOCS / "regularizers.md").read_text(encoding="utf-8").splitlines()
+    start = page.index(table[0])
+    methods = [[row.split("|")[1] for row in rows] for rows in (table, page[start : start + len(table)])]
+    assert methods[0] == methods[1]
+    assert len(table) == 2 + len(page_maker.METHODS)
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_variances_of_gradient_estimates_on_the_page_of_the_vae():
+    pytest.importorskip("sklearn")
+    table = program(DOCS / "vae.py").variance_table()
+    # exactly 4 σ² and m⁴ + 18 m² σ² + 15 σ⁴ over σ², minus 9, with m = -1.5 and σ = 0.7
+    score = (1.5**4 + 18 * 1.5**2 * 0.49 + 15 * 0.49**2) / 0.49 - 9
+    assert all(f" {value:.4f} " in table for value in (4 * 0.49, score))
+    assert table in (DOCS / "vae.md").read_text(encoding="utf-8")
+
+
+def test_page_of_the_frontier_is_that_of_the_stored_figures():
+    pytest.importorskip("sklearn")
+    frontier = program(DOCS.parent / "benchmarks" / "frontier.py")
+    page = (DOCS / "autoencoders.md").read_text(encoding="utf-8")
+    assert page.count("| EAE |") >= 2
+    assert page == frontier.page()
+
+
+def test_frechet_distance_is_that_of_the_fitted_normal_laws():
+    linalg = pytest.importorskip("scipy.linalg")
+    pytest.importorskip("sklearn")
+    frontier = program(DOCS.parent / "benchmarks" / "frontier.py")
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(50, 3)), rng.normal(1.0, 2.0, size=(60, 3)) @ rng.normal(size=(3, 3))
+    S, T = np.cov(a.T), np.cov(b.T)
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(S + T - 2 * linalg.sqrtm(S @ T).real)
+    assert frontier.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert frontier.frechet_distance(a, a + np.asarray([3.0, 0.0, 4.0])) == pytest.approx(25.0)

@@ -227,7 +227,6 @@ def test_an_unconverged_fit_warns(data):
         ({"optimizer": "adamm"}, "optimizer must be one of"),
         ({"activation": "swish"}, "activation must be one of"),
         ({"solver": "lbfgs"}, r'solver="lbfgs" is for the linear model'),
-        ({"adversarial": "fgm"}, "adversarial must be None"),
         ({"max_iter": 0}, "max_iter must be an integer of at least 1"),
         ({"max_iter": 2.5}, "max_iter must be an integer of at least 1"),
         ({"batch_size": -1}, "batch_size must be an integer of at least 1"),

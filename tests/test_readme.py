@@ -7,7 +7,7 @@ import pytest
 from readme_blocks import blocks
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/training.md", "docs/r_drop.md")
+PAGES = ("README.md", "docs/training.md", "docs/r_drop.md", "docs/regularizers.md")
 
 
 def _param(block):

@@ -1,4 +1,4 @@
-"""The command line: ``zlpr fit``, ``zlpr predict``, ``zlpr entropy`` and ``zlpr demo``.
+"""The command line: ``zlpr fit``, ``predict``, ``entropy``, ``generate`` and ``demo``.
 
 Only `main` lives here, so that ``zlpr`` can say in one line what is missing when the ``cli`` extra is not installed.
 """

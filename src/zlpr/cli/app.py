@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=False,
     pretty_exceptions_enable=False,
-    help="Train multi-label models with ZLPR, and estimate entropies, on NumPy, PyTorch, CuPy or JAX.",
+    help="Multi-label models with ZLPR, entropies, and images from autoencoders, on NumPy, PyTorch, CuPy or JAX.",
 )
 
 
@@ -57,6 +57,13 @@ class Precision(StrEnum):
     float64 = "float64"
 
 
+class Adversarial(StrEnum):
+    """What the inputs are moved against in training."""
+
+    fgm = "fgm"
+    vat = "vat"
+
+
 class Report(StrEnum):
     """The form of the printed scores."""
 
@@ -86,6 +93,20 @@ class Duplicates(StrEnum):
     refuse = "raise"
     drop = "drop"
     clamp = "clamp"
+
+
+class Generative(StrEnum):
+    """The generative model."""
+
+    eae = "eae"
+    vae = "vae"
+
+
+class Likelihood(StrEnum):
+    """What the variational autoencoder takes a pixel for."""
+
+    gaussian = "gaussian"
+    bernoulli = "bernoulli"
 
 
 Data = Annotated[
@@ -133,6 +154,26 @@ def fit(
             help="L2 penalty: mean loss + alpha/2 * sum of squared weights; by default 3/rows with L-BFGS, else 0.",
         ),
     ] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="Standard deviation of noise on the standardised features.")
+    ] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Move targets this far towards 1/2.")] = None,
+    gradient_penalty: Annotated[
+        float | None, typer.Option(help="Weight of half the squared slope of the loss in the features.")
+    ] = None,
+    adversarial: Annotated[
+        Adversarial | None,
+        typer.Option(
+            help="fgm: also fit features moved against their labels. vat: keep the prediction where it changes most; "
+            "takes rows without labels, of nan or -1 throughout."
+        ),
+    ] = None,
+    adversarial_epsilon: Annotated[
+        float | None, typer.Option(help="Length of that move of a row; 0.5 by default.")
+    ] = None,
+    adversarial_weight: Annotated[
+        float | None, typer.Option(help="Weight of that beside the loss; 1 by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of initial weights, batches and split.")] = 0,
     dtype: Annotated[Precision, typer.Option(help="The precision to train in.")] = Precision.float64,
     test_size: Annotated[
@@ -163,6 +204,12 @@ def fit(
             batch_size=batch_size,
             learning_rate=learning_rate,
             alpha=alpha,
+            noise=noise,
+            label_smoothing=label_smoothing,
+            gradient_penalty=gradient_penalty,
+            adversarial=adversarial and adversarial.value,
+            adversarial_epsilon=adversarial_epsilon,
+            adversarial_weight=adversarial_weight,
             seed=seed,
             dtype=dtype.value,
             test_size=test_size,
@@ -289,6 +336,101 @@ def entropy(
         )
     )
     return 0
+
+
+@app.command()
+def generate(
+    model: Annotated[
+        Generative | None,
+        typer.Option(help="eae: entropic autoencoder, the default; vae: variational autoencoder."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="digits (scikit-learn's; the default), or a .npz file of grey images or rows of pixels."
+        ),
+    ] = None,
+    load: Annotated[
+        Path | None, typer.Option(help="A model file of zlpr generate, in place of training.")
+    ] = None,
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "--out", help="The folder for pictures, samples and the model.")
+    ] = Path("zlpr-generate"),
+    array: Annotated[
+        str | None, typer.Option(help="The array of a .npz file; by default X, images or the only one.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH of rows of pixels; square by default.")
+    ] = None,
+    latent_dim: Annotated[int | None, typer.Option(min=1, help="Numbers in a code; 8 by default.")] = None,
+    hidden: Annotated[
+        str | None, typer.Option(help="Hidden layers of the encoder, e.g. 500; 256,128 by default.")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", "--max-iter", min=1, help="Passes over the images; 100 by default."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images in a minibatch; 100 by default.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam; 0.003 by default.")] = None,
+    entropy_weight: Annotated[
+        float | None,
+        typer.Option(help="Of the entropy of the codes (eae); more: better samples, worse reconstructions."),
+    ] = None,
+    kl_weight: Annotated[
+        float | None, typer.Option(help="Of the divergence of the codes (vae), alike.")
+    ] = None,
+    likelihood: Annotated[
+        Likelihood | None, typer.Option(help="Of a pixel (vae); gaussian with a learned variance by default.")
+    ] = None,
+    dtype: Annotated[
+        Precision | None, typer.Option(help="The precision to train in; float32 by default.")
+    ] = None,
+    test_size: Annotated[
+        float | None,
+        typer.Option(
+            help="Hold this share of the images out; by default the file's own split, else a tenth."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many images to generate.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches, split and samples.")] = 0,
+    backend: Annotated[Backend, typer.Option(help="The array library to compute with.")] = Backend.numpy,
+    quiet: Quiet = False,
+) -> int:
+    """Train an autoencoder that generates images, or take a trained one, and draw what it makes.
+
+    Writes PNG grids of samples, reconstructions and interpolations, samples.npz in the data's units, and the model.
+
+    --load takes that model. Ctrl-C keeps what was learnt so far: everything is written and the exit code is 130.
+    """
+    from zlpr.cli.generate import GenerateOptions, generate_images
+
+    interrupted = generate_images(
+        GenerateOptions(
+            model=None if model is None else model.value,
+            data=data,
+            load=load,
+            output_dir=output_dir,
+            array=array,
+            shape=shape,
+            latent_dim=latent_dim,
+            hidden=hidden,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            entropy_weight=entropy_weight,
+            kl_weight=kl_weight,
+            likelihood=None if likelihood is None else likelihood.value,
+            dtype=None if dtype is None else dtype.value,
+            test_size=test_size,
+            samples=samples,
+            seed=seed,
+            backend=backend.value,
+            quiet=quiet,
+        )
+    )
+    return INTERRUPTED if interrupted else 0
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -40,6 +40,12 @@ class FitOptions:
     batch_size: int | None = None
     learning_rate: float | None = None
     alpha: float | None = None
+    noise: float | None = None
+    label_smoothing: float | None = None
+    gradient_penalty: float | None = None
+    adversarial: str | None = None
+    adversarial_epsilon: float | None = None
+    adversarial_weight: float | None = None
     seed: int = 0
     dtype: str = "float64"
     test_size: float | None = None
@@ -78,26 +84,24 @@ def fit_model(options: FitOptions) -> bool:
     parameters = estimator_parameters(options)
     table = read_table(options.data, options.labels)
     train, test = split_rows(table, options)
-    if not train.Y.any():
+    if not (train.Y == 1).any():
         raise InputError(f"{options.data}: no training row has a positive label; there is nothing to learn")
     mean, scale = scaling(options.data, table, train.X)
 
     move = converter(options.backend)
     prepared = [
-        (move(((rows.X - mean) / scale).astype(options.dtype)), move(rows.Y))
+        (move(((rows.X - mean) / scale).astype(options.dtype)), rows.Y)
         for rows in (train, test)
-        if len(rows.X)
+        if (rows.Y >= 0).any()
     ]
     started = time.perf_counter()
-    estimator, interrupted = _train(parameters, *prepared[0])
+    estimator, interrupted = _train(parameters, prepared[0][0], move(_for_training(train.Y)))
     seconds = time.perf_counter() - started
     layers = [{name: to_numpy(value) for name, value in layer.items()} for layer in estimator.params_]
     constructor = {name: value for name, value in estimator.get_params().items() if name != "verbose"}
     save_model(options.out, Model(layers, mean, scale, table.feature_names, table.label_names, constructor))
 
-    scores = [
-        evaluate(to_numpy(estimator.decision_function(X)), to_numpy(Y), options.loss) for X, Y in prepared
-    ]
+    scores = [evaluate(to_numpy(estimator.decision_function(X)), Y, options.loss) for X, Y in prepared]
     _print_report(options, estimator, scores, seconds)
     if interrupted:
         say(
@@ -109,29 +113,58 @@ def fit_model(options: FitOptions) -> bool:
 
 def estimator_parameters(options: FitOptions) -> dict[str, Any]:
     """The estimator's parameters the options ask for; what they leave open stays the estimator's default."""
-    linear = not options.hidden
-    solver = ("lbfgs" if linear else "minibatch") if options.solver == "auto" else options.solver
-    if solver == "lbfgs" and not linear:
-        raise InputError(
-            "--solver lbfgs is for linear models; leave --hidden empty or take --solver minibatch"
-        )
-    if options.learning_rate is not None and not 0 < options.learning_rate < np.inf:
-        raise InputError(f"--learning-rate must be positive, not {options.learning_rate:g}")
-    if options.alpha is not None and not 0 <= options.alpha < np.inf:
-        raise InputError(f"--alpha must not be negative, not {options.alpha:g}")
+    _require_magnitudes(options)
     given = {
         "max_iter": options.epochs,
-        "batch_size": options.batch_size,
-        "learning_rate": options.learning_rate,
-        "alpha": options.alpha,
+        **{
+            name: getattr(options, name)
+            for name in ("batch_size", "learning_rate", "alpha", "adversarial", *_MAGNITUDES)
+        },
     }
     return {
         "hidden_layer_sizes": options.hidden,
         "loss": options.loss,
-        "solver": solver,
+        "solver": _solver(options),
         "random_state": options.seed,
         "verbose": int(not options.quiet and sys.stderr.isatty()),
     } | {name: value for name, value in given.items() if value is not None}
+
+
+_NEED_MINIBATCHES = ("noise", "gradient_penalty", "adversarial")
+_MAGNITUDES = ("noise", "label_smoothing", "gradient_penalty", "adversarial_epsilon", "adversarial_weight")
+
+
+def _solver(options: FitOptions) -> str:
+    """The solver that is asked for, or the one that can do what is asked."""
+    linear = not options.hidden
+    perturbing = [name for name in _NEED_MINIBATCHES if getattr(options, name)]
+    if options.solver == "auto":
+        return "lbfgs" if linear and not perturbing else "minibatch"
+    if options.solver == "lbfgs" and not linear:
+        raise InputError(
+            "--solver lbfgs is for linear models; leave --hidden empty or take --solver minibatch"
+        )
+    if options.solver == "lbfgs" and perturbing:
+        raise InputError(f"--solver lbfgs cannot take {_flag(perturbing[0])}; take --solver minibatch")
+    return options.solver
+
+
+def _require_magnitudes(options: FitOptions) -> None:
+    if options.learning_rate is not None and not 0 < options.learning_rate < np.inf:
+        raise InputError(f"--learning-rate must be positive, not {options.learning_rate:g}")
+    for name in ("alpha", *_MAGNITUDES):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value < np.inf:
+            raise InputError(f"{_flag(name)} must not be negative, not {value:g}")
+    if options.label_smoothing is not None and options.label_smoothing > 1:
+        raise InputError(f"--label-smoothing must be at most 1, not {options.label_smoothing:g}")
+    for name in ("adversarial_epsilon", "adversarial_weight"):
+        if getattr(options, name) is not None and options.adversarial is None:
+            raise InputError(f"{_flag(name)} needs --adversarial fgm or --adversarial vat")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -166,6 +199,11 @@ def scaling(path: Path, table: Table, X: Matrix) -> tuple[Matrix, Matrix]:
         raise InputError(f"{path}: the values of column {name!r} are too large to standardise")
     constant = np.ptp(X, axis=0) == 0  # their computed deviation may be a rounding error above 0
     return mean, np.where(constant | (scale == 0), 1.0, scale)
+
+
+def _for_training(Y: Matrix) -> Matrix:
+    """Labels as the estimator takes them: an unlabelled row is nan, which no one can take for a label."""
+    return np.where(Y < 0, np.nan, Y) if (Y < 0).any() else Y
 
 
 def _train(parameters: dict[str, Any], X: Any, Y: Any) -> tuple[Any, bool]:

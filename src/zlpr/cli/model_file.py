@@ -78,14 +78,10 @@ def load_model(path: Path) -> Model:
     InputError
         If it is missing, damaged, of another program, of a newer format, or its arrays do not fit together.
     """
-    metadata, tensors = _read(path)
+    metadata, tensors = read_tensors(path)
     if metadata.get("format") != _FORMAT:
         raise InputError(f"{path}: not a model that zlpr fit wrote")
-    if metadata.get("format_version") != _FORMAT_VERSION:
-        version = metadata.get("zlpr_version", "another version")
-        raise InputError(
-            f"{path}: written by zlpr {version}, in a format that zlpr {zlpr.__version__} does not know"
-        )
+    require_version(path, metadata, _FORMAT_VERSION)
     try:
         model = _assembled(metadata, tensors)
     except (KeyError, ValueError, TypeError) as error:
@@ -94,7 +90,17 @@ def load_model(path: Path) -> Model:
     return model
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Matrix]]:
+def require_version(path: Path, metadata: Mapping[str, str], version: str) -> None:
+    """Raise InputError unless a file has this version of its format."""
+    if metadata.get("format_version") != version:
+        writer = metadata.get("zlpr_version", "another version")
+        raise InputError(
+            f"{path}: written by zlpr {writer}, in a format that zlpr {zlpr.__version__} does not know"
+        )
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Matrix]]:
+    """The metadata and the arrays of a safetensors file, or InputError."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():

@@ -47,7 +47,7 @@ def predict_file(model_path: Path, data: Path, out: Path, with_scores: bool, bac
     labels, scores = _predict(model_path, model, table.X, backend)
     content = _npz if out.suffix.lower() == ".npz" else _csv
     write_whole(out, content(model.label_names, labels, scores if with_scores else None))
-    if table.Y is not None:
+    if table.Y is not None and (table.Y >= 0).any():
         measured = evaluate(
             scores, table.Y, model.estimator["loss"], float(model.estimator.get("threshold", 0.0))
         )

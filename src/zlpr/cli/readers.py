@@ -33,8 +33,9 @@ class Table:
     ----------
     X : (n, d) float64 array
         The features, dense and finite.
-    Y : (n, C) uint8 array or None
-        The label indicator matrix, or None where the file has no labels.
+    Y : (n, C) uint8 or int8 array or None
+        The label indicator matrix, or None where the file has no labels. A row of -1 (in the file, or of nan) is
+        unlabelled.
     feature_names, label_names : tuple of str
         Names of the columns; numbers where the file gives none.
     is_train : (n,) bool array or None
@@ -131,9 +132,9 @@ def read_columns(path: Path, columns: str | None = None, array: str | None = Non
     if array is not None and kind != ".npz":
         raise InputError(f"--array {array}: {path.name} is no .npz file")
     if kind == ".npy":
-        table = _numbered(_columns_of("the array", path, _loaded(path)))
+        table = _numbered(_columns_of("the array", path, loaded(path)))
     elif kind == ".npz":
-        table = _npz_columns(path, _loaded(path), array)
+        table = _npz_columns(path, loaded(path), array)
     else:
         sheet = _read_sheet(path, kind)
         table = Table(sheet.values, None, sheet.names, ())
@@ -185,7 +186,7 @@ _NPZ_ERRORS = (OSError, ValueError, TypeError, EOFError, NotImplementedError, zi
 
 
 def _read_npz(path: Path, labels: str | None, *, need_labels: bool = True) -> Table:
-    parts = _loaded(path)
+    parts = loaded(path)
     X = _npz_features(path, parts)
     Y = _numeric(path, "Y", parts["Y"]) if "Y" in parts else None
     if Y is None and need_labels:
@@ -197,13 +198,13 @@ def _read_npz(path: Path, labels: str | None, *, need_labels: bool = True) -> Ta
         Y=Y,
         feature_names=_npz_names(path, parts, "feature_names", X.shape[1]),
         label_names=_npz_names(path, parts, "label_names", 0 if Y is None else Y.shape[1]),
-        is_train=_npz_split(path, parts, len(X)),
+        is_train=npz_split(path, parts, len(X)),
         named="feature_names" in parts,
     )
     return table if labels is None else _with_labels(path, table, labels)
 
 
-def _loaded(path: Path) -> Any:
+def loaded(path: Path) -> Any:
     """The array of a ``.npy`` file, or the arrays of a ``.npz`` file by name."""
     kind = path.suffix.lower()
     try:
@@ -283,7 +284,8 @@ def _npz_names(path: Path, parts: dict[str, Matrix], key: str, count: int) -> tu
     return names
 
 
-def _npz_split(path: Path, parts: dict[str, Matrix], rows: int) -> Matrix | None:
+def npz_split(path: Path, parts: dict[str, Matrix], rows: int) -> Matrix | None:
+    """The training split of a ``.npz`` file, checked, or None."""
     key = "is_train" if "is_train" in parts else "is_train_ours"
     if key not in parts:
         return None
@@ -502,9 +504,12 @@ def _checked(path: Path, table: Table) -> Table:
         return table
     if not table.Y.shape[1]:
         raise InputError(f"{path}: has no label column")
-    wrong = ~np.isin(table.Y, (0, 1))
+    unlabelled = (np.isnan(table.Y) | (table.Y == -1)).all(axis=1, keepdims=True)
+    wrong = ~(np.isin(table.Y, (0, 1)) | unlabelled)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         name, value = table.label_names[column], table.Y[row, column]
         raise InputError(f"{path}: row {row + 1}, label {name!r}: expected 0 or 1, found {value:g}")
+    if unlabelled.any():
+        return replace(table, Y=np.where(unlabelled, -1, table.Y).astype(np.int8))
     return replace(table, Y=table.Y.astype(np.uint8))

@@ -29,6 +29,7 @@ def evaluate(scores: Matrix, Y: Matrix, loss: str = "zlpr", threshold: float = 0
     ----------
     scores : (n, C) floating array
     Y : (n, C) array of 0 and 1
+        Rows of -1 are unlabelled and do not count.
     loss : {"zlpr", "sigmoid"}
         The loss to report, the mean over the rows.
     threshold : float
@@ -42,6 +43,8 @@ def evaluate(scores: Matrix, Y: Matrix, loss: str = "zlpr", threshold: float = 0
     """
     from sklearn.metrics import f1_score, label_ranking_average_precision_score, label_ranking_loss
 
+    labelled = np.all(Y >= 0, axis=1)
+    scores, Y = scores[labelled], Y[labelled]
     predicted = scores > threshold
     options = {"threshold": threshold} if loss == "zlpr" and threshold else {}
     return {

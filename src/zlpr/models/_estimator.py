@@ -15,7 +15,15 @@ from sklearn.utils.validation import validate_data
 
 from zlpr import _array, activations, nn, optim
 from zlpr._array import Array
-from zlpr.models._training import Arrays, Batches, Descent, Fit, LossAndGradients, Stopping, fit_minibatches
+from zlpr.models._training import (
+    Arrays,
+    BatchSource,
+    Descent,
+    Fit,
+    LossAndGradients,
+    Stopping,
+    fit_minibatches,
+)
 from zlpr.rules import Rule
 
 _ACTIVATIONS = {"gelu": activations.gelu, "relu": activations.relu}
@@ -122,7 +130,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is 
         return min(self.batch_size or 200, rows)
 
     def _descent(
-        self, objective: LossAndGradients, params: Any, batches: Batches, rng: np.random.Generator
+        self, objective: LossAndGradients, params: Any, batches: BatchSource, rng: np.random.Generator
     ) -> Descent:
         return Descent(objective, self._transform(), batches, rng, params)
 

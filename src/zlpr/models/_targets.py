@@ -32,7 +32,7 @@ def label_values(y: Array) -> np.ndarray[Any, Any]:
     """The values in the targets, in rising order: absent and present, or the only one there is."""
     values = np.unique(_plain(_array.to_numpy(y)))
     if values.dtype.kind == "f" and not np.all(np.isfinite(values)):
-        raise ValueError("Input y contains NaN or infinity.")
+        raise ValueError("Input y contains NaN or infinity. A row without labels is nan throughout.")
     if values.dtype.kind == "f" and np.any(values != np.round(values)):
         raise ValueError(
             "Unknown label type: continuous. y must be an indicator matrix of two values, such as 0 and 1"

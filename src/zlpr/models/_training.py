@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import optree
@@ -44,6 +44,13 @@ def _as_they_are(arrays: Arrays, rng: np.random.Generator) -> Arrays:
     return arrays
 
 
+class BatchSource(Protocol):
+    """Where the batches of an epoch come from."""
+
+    def of(self, data: Arrays, rng: np.random.Generator) -> Iterator[tuple[Arrays, float]]:
+        """The arrays of each batch as the objective takes them, and its share of the epoch."""
+
+
 @dataclass(frozen=True)
 class Batches:
     """Batches of one size, in an order that NumPy draws each epoch."""
@@ -79,10 +86,12 @@ class Descent:
 
     objective: LossAndGradients
     optimizer: Transform
-    batches: Batches
+    batches: BatchSource
     rng: np.random.Generator
     params: Params
     state: Any = None
+    held_out_objective: LossAndGradients | None = None
+    """What is watched on held-out rows, where it is not the objective itself."""
 
     def epoch(self, data: Arrays) -> float:
         """Go through the rows once; the mean of the losses met."""
@@ -117,7 +126,8 @@ def fit_minibatches(
             fit.iterations = epoch + 1
             watched = fit.loss_curve[-1]
             if held_out is not None:
-                found = _bridges.compiled(held_out[0], descent.objective, descent.params, *held_out)
+                watch = descent.held_out_objective or descent.objective
+                found = _bridges.compiled(held_out[0], watch, descent.params, *held_out)
                 watched = float(found[0])
                 fit.validation_curve.append(watched)
             progress(epoch + 1, watched)

@@ -5,9 +5,8 @@ Backpropagation runs through the pullbacks of `zlpr.nn`; no autograd is used on 
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,16 +15,15 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
-from zlpr import _array, losses, nn, optim
+from zlpr import _array, nn, optim, perturb
 from zlpr._array import Array
 from zlpr.decision import predict_labels
-from zlpr.models import _estimator, _targets
+from zlpr.models import _estimator, _objective, _targets, _unlabelled
 from zlpr.models._estimator import NetworkEstimator
+from zlpr.models._objective import Objective, Regularisers
 from zlpr.models._progress import progress_bar
-from zlpr.models._training import Arrays, Batches, Fit, drawn_normal, fit_lbfgs, ones
-from zlpr.rules import Rule
-
-_LOSSES = {"zlpr": losses.zlpr_loss, "sigmoid": losses.sigmoid_cross_entropy}
+from zlpr.models._training import Arrays, Batches, BatchSource, Fit, fit_lbfgs, ones
+from zlpr.models._unlabelled import PairedBatches
 
 
 class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -55,9 +53,12 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
     clip_norm : float, optional
         Largest global norm of the gradients of a minibatch.
     noise : float, default 0.0
-        Standard deviation of the Gaussian noise added to the inputs of each minibatch.
-    adversarial : None
-        Reserved; adversarial training comes with `zlpr.perturb`.
+        Standard deviation of the Gaussian noise added to the inputs of each minibatch. L-BFGS takes no noise, no
+        gradient penalty and no `adversarial`.
+    adversarial : {"fgm", "vat"}, optional
+        Adversarial training, with minibatches. ``"fgm"`` adds the loss at inputs moved against their labels by
+        `zlpr.perturb.fgm`. ``"vat"`` adds the divergence of the prediction at inputs moved to where it changes most, by
+        `zlpr.perturb.virtual_adversarial`; it needs no labels and takes rows without any.
     label_smoothing : float, default 0.0
         Passed to the loss.
     threshold : float, default 0.0
@@ -81,6 +82,18 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
         Epochs without a gain of `tol` after which minibatch training stops.
     tol : float, default 1e-4
         That gain; for L-BFGS ``tol / 10`` bounds the largest entry of the gradient at the solution.
+    gradient_penalty : float, default 0.0
+        Weight of half the squared slope of the loss in the inputs, with minibatches; `zlpr.perturb.gradient_penalty`.
+    adversarial_epsilon : float, optional
+        Euclidean length of the adversarial perturbation of a row, all features together. By default half the root mean
+        square of the features' standard deviations: 0.5 for standardised features, however many.
+    adversarial_weight : float, default 1.0
+        Weight of what `adversarial` adds; the weight of the loss itself is 1.
+    power_iterations : int, default 1
+        Of ``"vat"``; with 0 the perturbation is the random direction that they begin with.
+    xi : float, optional
+        Step by which the iterations of ``"vat"`` take differences, as published; by default they take none, and are
+        exact products with the Jacobian.
 
     Attributes
     ----------
@@ -101,7 +114,9 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
     loss_curve_ : list of float
         Objective after each.
     validation_curve_ : list of float
-        Held-out loss after each epoch, with `early_stopping`.
+        Held-out loss after each epoch, with `early_stopping`; without noise, penalty and adversarial terms.
+    adversarial_epsilon_ : float
+        Length of the adversarial perturbations, with `adversarial`.
 
     See Also
     --------
@@ -112,9 +127,19 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
     Standardise the features first, with a scikit-learn pipeline for instance. An interrupted fit (Ctrl-C) warns and
     keeps the parameters reached.
 
+    Rows whose labels are all nan are unlabelled: with ``adversarial="vat"`` they join its term, and nothing else. So
+    are rows of -1 alone, if the others hold two values of their own, such as 0 and 1. A batch then has up to
+    `batch_size` rows of either kind, and `early_stopping` holds labelled rows out. A problem with one class a row is
+    given as an indicator matrix; its prediction is the largest score, ``decision_function(X).argmax(axis=1)``.
+
+    What the regularisers do is shown in ``docs/regularizers.md``. Each takes further passes through the network: one
+    for ``"fgm"``, two for the penalty, and about ``power_iterations + 2`` for ``"vat"``.
+
     References
     ----------
     .. [1] J. Su et al., "ZLPR: A Novel Loss for Multi-label Classification", arXiv:2208.02955, 2022.
+    .. [2] T. Miyato, S. Maeda, M. Koyama, S. Ishii, "Virtual adversarial training: a regularization method for
+       supervised and semi-supervised learning", arXiv:1704.03976, 2017.
 
     Examples
     --------
@@ -138,7 +163,7 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
         batch_size: int | None = None,
         clip_norm: float | None = None,
         noise: float = 0.0,
-        adversarial: None = None,
+        adversarial: Literal["fgm", "vat"] | None = None,
         label_smoothing: float = 0.0,
         threshold: float = 0.0,
         early_stopping: bool = False,
@@ -150,6 +175,11 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         tol: float = 1e-4,
+        gradient_penalty: float = 0.0,
+        adversarial_epsilon: float | None = None,
+        adversarial_weight: float = 1.0,
+        power_iterations: int = 1,
+        xi: float | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.loss = loss
@@ -171,6 +201,11 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.gradient_penalty = gradient_penalty
+        self.adversarial_epsilon = adversarial_epsilon
+        self.adversarial_weight = adversarial_weight
+        self.power_iterations = power_iterations
+        self.xi = xi
 
     @classmethod
     def from_params(
@@ -215,16 +250,19 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
         ----------
         X : (n_samples, n_features) floating array of any library, or array-like
         y : (n_samples, n_labels) array of the same library
-            Indicator matrix: 0-1, bool, or any two values. One label may be given as (n_samples,).
+            Indicator matrix: 0-1, bool, or any two values. One label may be given as (n_samples,). With
+            ``adversarial="vat"`` rows of nan alone, or of -1 alone beside two other values, are unlabelled.
 
         Returns
         -------
         self
         """
         self._check_parameters()
+        self.__dict__.pop("adversarial_epsilon_", None)  # of an earlier fit
         X = self._checked(X, reset=True)
         y = _targets.checked_indicator(y, X)
-        self.label_values_ = _targets.label_values(y)
+        unlabelled = self._unlabelled(y)
+        self.label_values_ = _targets.label_values(_array.to_numpy(y)[~unlabelled])
         self._target_dtype = _array.dtype_name(y)
         self._flat = y.ndim == 1
         targets = _targets.encoded(y, self.label_values_)
@@ -235,7 +273,7 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
         params: Any = nn.dense_parameters(sizes, X, gain=_estimator.gain(len(sizes) - 2), rng=rng)
         if self.solver == "lbfgs":
             params = optree.tree_map(_array.namespace(X).zeros_like, params)  # a convex problem needs no luck
-        self._finish(self._run(params, X, targets, rng))
+        self._finish(self._run(params, X, targets, unlabelled, rng))
         return self
 
     def decision_function(self, X: Array) -> Array:
@@ -270,7 +308,7 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
         return _targets.decoded(present, self.label_values_, self._target_dtype)
 
     def score(self, X: Array, y: Array, sample_weight: Any = None) -> float:
-        """Subset accuracy: the share of rows whose labels are all right.
+        """Subset accuracy: the share of rows whose labels are all right; unlabelled rows do not count.
 
         Parameters
         ----------
@@ -283,9 +321,14 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
         float
         """
         predicted = self.predict(X)
-        truth = y if _array.is_array(y) else np.asarray(y)
-        right = _array.to_numpy(predicted) == _array.to_numpy(truth)
-        right = right if self._flat else np.all(right, axis=1)
+        truth = _array.to_numpy(y) if _array.is_array(y) else np.asarray(y)
+        known = ~_unlabelled.unlabelled(truth)
+        if not known.any():
+            raise ValueError("y must have a labelled row to score on, but all are unlabelled")
+        right = _array.to_numpy(predicted) == truth
+        right = (right if self._flat else np.all(right, axis=1))[known]
+        if sample_weight is not None:
+            sample_weight = np.asarray(sample_weight)[known]
         return float(accuracy_score(np.ones_like(right), right, sample_weight=sample_weight))
 
     def __sklearn_tags__(self) -> Any:
@@ -297,24 +340,55 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
         return tags
 
     def _check_parameters(self) -> None:
-        _estimator.require_choice("loss", self.loss, _LOSSES)
+        _estimator.require_choice("loss", self.loss, _objective.LOSSES)
         _estimator.require_choice("solver", self.solver, ("minibatch", "lbfgs"))
         self._check_training()
         if self.solver == "lbfgs" and self._hidden():
             raise ValueError(
                 f'solver="lbfgs" is for the linear model, hidden_layer_sizes=(), not {self.hidden_layer_sizes!r}'
             )
-        if self.adversarial is not None:
-            raise ValueError(f"adversarial must be None, not {self.adversarial!r}")
-        _estimator.require_magnitude("noise", self.noise)
-        if self.alpha is not None:
-            _estimator.require_magnitude("alpha", self.alpha)
+        _estimator.require_choice("adversarial", self.adversarial, (None, "fgm", "vat"))
+        for name in ("noise", "gradient_penalty", "adversarial_weight"):
+            _estimator.require_magnitude(name, getattr(self, name))
+        for name in ("alpha", "adversarial_epsilon", "xi"):
+            if getattr(self, name) is not None:
+                _estimator.require_magnitude(name, getattr(self, name))
+        if self.xi == 0:
+            raise ValueError("xi must be positive, got 0: no difference can be taken over no distance")
+        if not (_estimator.is_integer(self.power_iterations) and self.power_iterations >= 0):
+            raise ValueError(
+                f"power_iterations must be an integer of at least 0, got {self.power_iterations!r}"
+            )
+        for name in ("noise", "adversarial", "gradient_penalty") if self.solver == "lbfgs" else ():
+            if getattr(self, name):
+                raise ValueError(
+                    f'{name}={getattr(self, name)!r} needs solver="minibatch": L-BFGS is for a fixed, convex function'
+                )
 
-    def _network(self) -> Rule:
-        return _network(self.activation, len(self._hidden()))
+    def _unlabelled(self, y: Array) -> np.ndarray[Any, Any]:
+        """Which rows have no labels; refused where they are all, or where no term takes them."""
+        rows = _unlabelled.unlabelled(y)
+        if rows.all():
+            raise ValueError("y must have at least one labelled row, but all are nan")
+        if rows.any() and self.adversarial != "vat":
+            raise ValueError(
+                f"y has {rows.sum()} unlabelled rows, of nan or -1 alone, the first of them row {np.argmax(rows)}: "
+                f'leave them out, or take adversarial="vat", which learns from them, not {self.adversarial!r}'
+            )
+        return rows
 
-    def _run(self, params: Any, X: Array, targets: Array, rng: np.random.Generator) -> Fit:
-        objective = _Objective.of(self, self._alpha(X.shape[0]))
+    def _network(self) -> nn.Sequential:
+        return _objective.network(self.activation, len(self._hidden()))
+
+    def _run(
+        self,
+        params: Any,
+        X: Array,
+        targets: Array,
+        unlabelled: np.ndarray[Any, Any],
+        rng: np.random.Generator,
+    ) -> Fit:
+        objective = self._objective(X)
         unit = "iteration" if self.solver == "lbfgs" else "epoch"
         with progress_bar(unit, self.max_iter, self.verbose) as progress:
             if self.solver == "lbfgs":
@@ -326,56 +400,47 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
                     tol=self.tol / 10,
                     progress=progress,
                 )
-            data, held_out = self._split((X, targets), rng)
-            batches = Batches(self._rows_of_a_batch(data[0].shape[0]), prepared=self._with_noise)
+            data: Arrays = (X, targets)
+            if unlabelled.any():
+                data = tuple(_unlabelled.chosen(part, ~unlabelled) for part in data)
+            data, held_out = self._split(data, rng)
+            batches: BatchSource = Batches(self._rows_of_a_batch(data[0].shape[0]), prepared=self._drawn)
+            if unlabelled.any():
+                data = (*data, _unlabelled.chosen(X, unlabelled))
+                batches = PairedBatches(self.batch_size or 200, prepared=self._drawn)
+            descent = self._descent(objective, params, batches, rng)
+            descent.held_out_objective = objective.plain()
             return self._by_minibatches(
-                self._descent(objective, params, batches, rng),
-                data,
-                None if held_out is None else (*held_out, ones(held_out[0])),
-                progress,
+                descent, data, None if held_out is None else (*held_out, ones(held_out[0])), progress
             )
 
-    def _with_noise(self, arrays: Arrays, rng: np.random.Generator) -> Arrays:
+    def _drawn(self, arrays: Arrays, rng: np.random.Generator) -> Arrays:
+        """The batch with noise on the inputs, and the first directions of virtual adversarial training."""
         x, targets = arrays
-        return (x + self.noise * drawn_normal(tuple(x.shape), x, rng) if self.noise else x), targets
+        x = perturb.gaussian_noise(x, self.noise, rng=rng)
+        if self.adversarial != "vat":
+            return x, targets
+        return x, targets, perturb.random_direction(x, rng=rng)
 
-    def _alpha(self, rows: int) -> float:
-        if self.alpha is not None:
-            return self.alpha
-        return 3.0 / rows if self.solver == "lbfgs" else 0.0
+    def _objective(self, X: Array) -> Objective:
+        added = Regularisers(gradient_penalty=self.gradient_penalty)
+        if self.adversarial is not None:
+            self.adversarial_epsilon_ = self._epsilon(X)
+            added = Regularisers(
+                self.adversarial,
+                self.adversarial_epsilon_,
+                self.adversarial_weight,
+                self.xi,
+                int(self.power_iterations),
+                self.gradient_penalty,
+            )
+        alpha = self.alpha
+        if alpha is None:
+            alpha = 3.0 / X.shape[0] if self.solver == "lbfgs" else 0.0
+        return Objective(self._network(), self.loss, self.threshold, self.label_smoothing, alpha, added)
 
-
-@functools.cache  # one rule for equal networks, so that JAX compiles it once
-def _network(activation: str, hidden: int) -> Rule:
-    return nn.sequential(*_estimator.hidden_layers(activation, hidden), nn.dense)
-
-
-@dataclass(frozen=True)
-class _Objective:
-    """The penalised mean loss of a batch and its gradients; equal ones are compiled once."""
-
-    network: Rule
-    loss: Rule
-    alpha: float
-    options: tuple[tuple[str, float], ...]
-
-    @classmethod
-    def of(cls, model: MultilabelClassifier, alpha: float) -> _Objective:
-        """The objective of a model's parameters."""
-        options = [("label_smoothing", model.label_smoothing)]
-        if model.loss == "zlpr":
-            options.append(("threshold", model.threshold))
-        return cls(model._network(), _LOSSES[model.loss], alpha, tuple(options))
-
-    def __call__(self, params: Any, x: Array, targets: Array, weights: Array) -> tuple[Array, Any]:
-        scores, pullback = self.network.vjp(params, x, argnums="params")
-        loss, dscores = self.loss.value_and_grad(scores, targets, sample_weight=weights, **dict(self.options))
-        gradients = pullback(dscores)
-        if not self.alpha:
-            return loss, gradients
-        squares = sum(_array.namespace(x).sum(layer["weight"] * layer["weight"]) for layer in params)
-        penalised = tuple(
-            {**gradient, "weight": gradient["weight"] + self.alpha * layer["weight"]}
-            for gradient, layer in zip(gradients, params, strict=True)
-        )
-        return loss + 0.5 * self.alpha * squares, penalised
+    def _epsilon(self, X: Array) -> float:
+        if self.adversarial_epsilon is not None:
+            return float(self.adversarial_epsilon)
+        xp = _array.namespace(X)
+        return 0.5 * math.sqrt(float(xp.mean(xp.var(X, axis=0))))
