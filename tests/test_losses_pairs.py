@@ -394,3 +394,12 @@ def test_jax_hessian_under_jit(xp, loss, opts):
     hessian = jax.jit(jax.hessian(lambda s: loss(s, xp.asarray(targets), **opts)))(xp.asarray(scores))
     expected = hessians(loss, scores[None], targets[None], **opts)[0]
     np.testing.assert_allclose(hessian, expected, atol=1e-13 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("dtype", "margin"), [("float32", 1e19), ("float64", 1e154)])
+def test_a_margin_beyond_all_scores_gives_no_nan(xp, dtype, margin):
+    scores = xp.asarray(np.asarray([[0.5, -0.5, 1.0]]), dtype)
+    targets = xp.asarray(np.asarray([[1, 0, 0]]))
+    value, gradient = circle_loss.value_and_grad(scores, targets, margin=margin, scale=80.0)
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(xp.to_numpy(gradient), 0.0)

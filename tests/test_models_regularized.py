@@ -438,3 +438,16 @@ def test_a_row_is_labelled_or_not(data):
     partly[3, 1] = np.nan
     with pytest.raises(ValueError, match="A row without labels is nan throughout"):
         MultilabelClassifier(**SEMI).fit(X, partly)
+
+
+@pytest.mark.library("numpy")
+@pytest.mark.parametrize("mark", [-1.0, np.nan])
+def test_score_leaves_out_rows_of_the_mark_also_beside_one_value(xp, mark):
+    X = np.linspace(-1.0, 1.0, 12)[:, None]
+    y = np.where(np.arange(12) % 3 == 2, mark, (X[:, 0] > 0) * 1.0)
+    options = {"hidden_layer_sizes": (), "adversarial": "vat", "max_iter": 50, "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = MultilabelClassifier(**options).fit(X, y)
+    right = X[:, 0] > 0.5
+    assert model.score(X[right], np.where(np.arange(right.sum()) % 2, mark, 1.0)) == 1.0

@@ -198,7 +198,7 @@ def test_exactly_by_the_products_of_jax(xp):
 @pytest.mark.parametrize(("opts", "words"), [
     ({"reduction": "none"}, 'reduction must be "sum" or "mean"'),
     ({"sample_weight": [1.0]}, "sample_weight must be an array"),
-    ({"step": -1.0}, "step must be a number of at least 0"),
+    ({"step": -1.0}, "step must be above 0"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(xp, opts, words):
     with pytest.raises((TypeError, ValueError), match=words):

@@ -319,7 +319,7 @@ def test_a_function_of_jax_with_its_own_products(xp):
     ({}, "one of rng and direction must be given"),
     ({"rng": 0, "direction": 0}, "one of rng and direction must be given"),
     ({"rng": 0, "n_iter": -1}, "n_iter must be an integer"),
-    ({"rng": 0, "xi": -1.0}, "xi must be a number of at least 0"),
+    ({"rng": 0, "xi": -1.0}, "xi must be above 0"),
     ({"rng": 0, "axis": 7}, "axis must name axes"),
     ({"rng": 0, "exact": True, "axis": (0, 1)}, "give forward_jvp otherwise"),
 ])  # fmt: skip

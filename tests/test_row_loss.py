@@ -5,7 +5,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from zlpr.losses import lsep_loss, sigmoid_cross_entropy, softmax_cross_entropy, sparse_zlpr_loss, zlpr_loss
+from zlpr.losses import (
+    circle_loss,
+    lsep_loss,
+    sigmoid_cross_entropy,
+    softmax_cross_entropy,
+    sparse_zlpr_loss,
+    zlpr_loss,
+)
 from zlpr.rules import _row_loss
 
 LOSSES = (zlpr_loss, sigmoid_cross_entropy)
@@ -349,3 +356,31 @@ def test_few_of_many_kinds_of_calls_are_remembered(xp, monkeypatch):
         lsep_loss(np.zeros((2, classes)), np.ones((2, classes), dtype=bool))
         assert len(lsep_loss._calls) <= 2
     assert all(call.lead is None for call in lsep_loss._calls.values())  # no array is kept alive
+
+
+@pytest.mark.library("numpy", "torch")
+@pytest.mark.parametrize("loss", [zlpr_loss, lsep_loss, circle_loss])
+def test_memory_may_be_laid_out_in_any_way(xp, loss):
+    rng = np.random.default_rng(1)
+    scores, targets = (
+        rng.normal(size=(300, 40)),
+        rng.random((300, 40)) < 0.02,
+    )  # few positives, told by position
+    value, gradient = loss.value_and_grad(xp.asarray(scores), xp.asarray(targets))
+    by_columns = xp.asarray(np.ascontiguousarray(scores.T)).T
+    into = xp.asarray(np.zeros((40, 300))).T
+    for found in (
+        loss.value_and_grad(by_columns, xp.asarray(targets)),
+        loss.value_and_grad(xp.asarray(scores), xp.asarray(targets), out=into),
+        (loss(by_columns, xp.asarray(targets)), into),
+    ):
+        assert float(found[0]) == float(value)
+        np.testing.assert_array_equal(xp.to_numpy(found[1]), xp.to_numpy(gradient))
+
+
+@pytest.mark.library("numpy")
+def test_no_threshold_is_kept_alive(xp):
+    before = len(zlpr_loss._calls)
+    for threshold in (0.5, 1.5):
+        zlpr_loss(np.zeros((3, 13)), np.ones((3, 13), dtype=bool), threshold=threshold)
+    assert len(zlpr_loss._calls) == before

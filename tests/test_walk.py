@@ -1,6 +1,9 @@
 """Blocks are nobody's business but the walk's: many give what one would, in the memory that was handed in."""
 
+import os
+import signal
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -170,13 +173,56 @@ def test_of_several_errors_the_first_blocks_leaves(xp, shared):
 
 
 @pytest.mark.parametrize("rows", [2, ROWS])
-def test_workers_change_no_bit_of_a_loss(xp, shared, rows):
+def test_workers_change_no_value_of_a_loss(xp, shared, rows):
     scores, targets = matrix(rows), matrix(rows) > 0.5
     alone = losses.zlpr_loss.value_and_grad(xp.asarray(scores), xp.asarray(targets))
     with set_workers(3):
         together = losses.zlpr_loss.value_and_grad(xp.asarray(scores), xp.asarray(targets))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(xp.to_numpy(one), xp.to_numpy(other))
+
+
+@pytest.mark.library("numpy")
+def test_an_interrupt_leaves_no_thread_writing(xp, shared):
+    x = np.arange(16.0)[:, None] * np.ones((1, WIDTH))
+    begun, ended = [], []
+
+    def interrupted(x, memory):
+        if x[0, 0] == 6:
+            raise KeyboardInterrupt
+        begun.append(x[0, 0])
+        time.sleep(0.02)
+        ended.append(x[0, 0])
+        return (x,)
+
+    with set_workers(2), pytest.raises(KeyboardInterrupt):
+        _walk.walk_rows(interrupted, x)
+    count = len(begun)
+    assert sorted(ended) == sorted(begun)
+    time.sleep(0.1)
+    assert len(begun) == count
+
+
+@pytest.mark.library("numpy")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_has_threads_of_its_own(xp, shared):
+    scores = np.arange(40.0).reshape(10, 4)
+    with set_workers(2):
+        expected = losses.lsep_loss(scores, scores > 20)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # that threads do not survive, which is the point
+            child = os.fork()
+        if not child:
+            os._exit(0 if losses.lsep_loss(scores, scores > 20) == expected else 1)
+    deadline = time.monotonic() + 20
+    while not (found := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if not found[0]:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert found == (child, 0)
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.0, True, "2", None])

@@ -53,11 +53,14 @@ def exp_(x: Array) -> Array:
     return fast(x) if fast else _array.namespace(x).exp(x)
 
 
-_COPY: _FastForms = {"numpy": lambda x: x.copy(), "torch": lambda x: x.clone()}
+_COPY: _FastForms = {
+    "numpy": lambda x: x.copy(),
+    "torch": lambda x: x.clone(memory_format=sys.modules["torch"].contiguous_format),
+}
 
 
 def copied(x: Array, buffer: Array | None) -> Array:
-    """A temporary with the values of `x`, in the memory of `buffer` where there is one."""
+    """A temporary with the values of `x`, row after row, in the memory of `buffer` where there is one."""
     if buffer is None:
         fast = _COPY.get(_array.library(x))
         return fast(x) if fast else _array.namespace(x).asarray(x, copy=True)
@@ -187,6 +190,8 @@ def ordered_row_sum(x: Array) -> Array:
 
     Not for terms that are products of a compiled program, unless `settled`.
     """
+    if not x.shape[-1]:
+        return row_sum(x)
     odd = None
     while x.shape[-1] > 1:
         half, is_odd = divmod(x.shape[-1], 2)

@@ -10,8 +10,9 @@ everywhere. Dask arrays will go through ``map_blocks`` here.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from types import EllipsisType
@@ -84,7 +85,8 @@ def set_workers(workers: int) -> Iterator[None]:
 
     Notes
     -----
-    The results are the same to the last bit, whatever the number. The setting is that of the calling thread.
+    The results are the same to the last digits, whatever the number: blocks are larger, and how a block is computed
+    depends on what is in it. The setting is that of the calling thread.
 
     Examples
     --------
@@ -106,9 +108,13 @@ def set_workers(workers: int) -> Iterator[None]:
         _workers.reset(token)
 
 
-@functools.cache  # threads are kept for the next call
+@functools.lru_cache(maxsize=1)  # threads are kept for the next call
 def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="zlpr")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
 
 
 def _visit_each(visit: Callable[[_Block], None], blocks: Sequence[_Block], workers: int) -> None:
@@ -117,9 +123,13 @@ def _visit_each(visit: Callable[[_Block], None], blocks: Sequence[_Block], worke
         for block in blocks:
             visit(block)
         return
-    visits = [_pool(workers).submit(visit, block) for block in blocks]
-    waiting = wait(visits, return_when=FIRST_EXCEPTION).not_done
-    wait([left for left in waiting if not left.cancel()])
+    visits: list[Future[None]] = []
+    try:
+        for block in blocks:
+            visits.append(_pool(workers).submit(visit, block))  # what an interrupt leaves is counted
+        wait(visits, return_when=FIRST_EXCEPTION)
+    finally:  # nothing is written any more when this ends, be it by an error or an interrupt
+        wait([left for left in visits if not left.cancel()])
     for done in visits:
         if not done.cancelled():
             done.result()

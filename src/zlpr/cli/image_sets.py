@@ -42,8 +42,13 @@ class Scale:
     def back(self, unit: Matrix) -> Matrix:
         """Numbers in the file's units and dtype, those beyond 0 and 1 moved there; whole ones where the file's are."""
         values = self.low + np.clip(unit.astype(np.float64), 0.0, 1.0) * (self.high - self.low)
-        whole = np.dtype(self.dtype).kind != "f"
-        return np.asarray(np.rint(values) if whole else values, dtype=self.dtype)
+        if np.dtype(self.dtype).kind == "f":
+            return values.astype(self.dtype)
+        found = np.rint(values).astype(self.dtype)
+        limits = np.iinfo(
+            self.dtype
+        )  # the largest integers of 64 bits are no floating numbers, and the next is beyond
+        return np.where(values >= limits.max, limits.max, found).astype(self.dtype)
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,8 @@ class _Form(Protocol):
     cancelled: float
     """how large is what exponents are differences of, beside themselves"""
     is_linear: bool
+    is_moderate: bool
+    """whether moderate scores cannot make it overflow"""
 
     def exponents(self, labels: Labels, scores: Array, buffer: Array | None, is_plain: bool) -> _Exponents:
         """Exponents of the scores, plain where these are known to be far from overflow even when squared."""
@@ -235,6 +237,7 @@ class _Linear:
     is_linear, cancelled = True, 0.0
 
     def __init__(self, scale: float, margin: float) -> None:
+        self.is_moderate = scale < _PLAIN**2
         self.scale, self.constant = scale, _constants.whole_and_rest(_constants.product(scale, margin))
 
     def exponents(self, labels: Labels, scores: Array, buffer: Array | None, is_plain: bool) -> _Exponents:
@@ -253,6 +256,7 @@ class _Circle:
     def __init__(self, scale: float, margin: float, detach: bool) -> None:
         self.scale, self.margin, self.detach = scale, margin, detach
         self.cancelled = scale * margin * margin
+        self.is_moderate = scale < _PLAIN**2 and abs(margin) < _PLAIN
 
     def exponents(self, labels: Labels, scores: Array, buffer: Array | None, is_plain: bool) -> _Exponents:
         xp = _array.namespace(scores)
@@ -407,7 +411,7 @@ def _pairs(rows: Rows, labels: Labels, form: _Form, far_count: bool = False) -> 
     xp = _array.namespace(rows.scores)
     whole, rest = form.constant
     scores = rows.scores if form.is_linear else rows.counted(rows.scores)
-    is_plain = form.scale < _PLAIN**2 and rows.lies_within(_PLAIN, scores)
+    is_plain = form.is_moderate and rows.lies_within(_PLAIN, scores)
     exponents = form.exponents(labels, scores, rows.buffer, is_plain)
     largest = _largest_if_free(rows, exponents.z)
     if largest <= _room(exponents.z, whole) and form.cancelled < _CANCELLED:

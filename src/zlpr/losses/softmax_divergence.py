@@ -122,7 +122,8 @@ def _pair(rows: Rows) -> _Pair:
     first = _ops.first_largest(p)
     distance, low = _ops.exact_difference(p, _at(p, first))
     share, whole = _shares(p)
-    ahead, ahead_low = _ops.exact_difference(q, _at(q, first))
+    q_first = _at(q, first)
+    ahead, ahead_low = _ops.exact_difference(q, _ops.where(q_first == -math.inf, 0.0, q_first, q))
     step, step_low = _ops.exact_difference(ahead, distance)
     gap = step + (step_low + (ahead_low - low))  # q - p less that of the first class, to its last digits
     impossible = (q == -math.inf) & (share != 0)

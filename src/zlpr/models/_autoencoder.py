@@ -109,7 +109,8 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEsti
         (n_samples, n_features) array of the same library
         """
         check_is_fitted(self, "params_")
-        codes = X if _array.is_array(X) else np.asarray(X, dtype=np.float64)
+        is_floating = not isinstance(X, np.ndarray) or _array.kind(X) == "floating"
+        codes = X if _array.is_array(X) and is_floating else np.asarray(X, dtype=np.float64)
         _array.require_real_floating("X", codes)
         if codes.ndim != 2 or codes.shape[1] != self.latent_dim:
             raise ValueError(f"X must have shape (n_samples, {self.latent_dim}), not {tuple(codes.shape)}")
@@ -164,7 +165,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEsti
 
     @property
     def _n_features_out(self) -> int:
-        return self.latent_dim
+        return int(self.params_["decoder"][0]["weight"].shape[0])
 
     def _check_parameters(self) -> None:
         _estimator.require_count("latent_dim", self.latent_dim)

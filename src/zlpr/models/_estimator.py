@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import validate_data
 
-from zlpr import _array, activations, nn, optim
+from zlpr import _array, _constants, activations, nn, optim
 from zlpr._array import Array
 from zlpr.models._training import (
     Arrays,
@@ -76,6 +76,9 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is 
         _array.require_real_floating("X", X)
         if X.ndim != 2:
             raise ValueError(f"X must have shape (n_samples, n_features), not {tuple(X.shape)}")
+        if not X.shape[0]:
+            raise ValueError(f"X must have at least one sample, not the shape {tuple(X.shape)}")
+        X = _array.detached(X)
         if not bool(_array.namespace(X).all(_array.namespace(X).isfinite(X))):
             raise ValueError("X must be finite, but holds NaN or infinity")
         if reset:
@@ -191,7 +194,7 @@ def require_count(name: str, value: Any) -> None:
 
 def require_magnitude(name: str, value: Any) -> None:
     """Raise a ValueError unless the value is finite and not negative."""
-    if not 0 <= value < math.inf:
+    if not _constants.is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be finite and not negative, got {value!r}")
 
 

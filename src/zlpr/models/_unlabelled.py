@@ -13,8 +13,8 @@ from zlpr._array import Array
 from zlpr.models._training import Arrays, ones
 
 
-def unlabelled(y: Array) -> np.ndarray[Any, Any]:
-    """Which rows are all nan; or all -1, where the others hold two values of their own."""
+def unlabelled(y: Array, known: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+    """Which rows are all nan; or all -1, where the others hold two values of their own, or these are known."""
     values = np.asarray(_array.to_numpy(y))
     values = values.reshape(values.shape[0], -1)
     if values.dtype.kind not in "if":
@@ -23,7 +23,7 @@ def unlabelled(y: Array) -> np.ndarray[Any, Any]:
     if absent.any():
         return np.asarray(absent)
     absent = (values == -1).all(axis=1)
-    found = np.unique(values[~absent])
+    found = np.unique(values[~absent]) if known is None else known
     return np.asarray(absent & (found.size == 2) & (-1 not in found))
 
 

@@ -322,7 +322,7 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
         """
         predicted = self.predict(X)
         truth = _array.to_numpy(y) if _array.is_array(y) else np.asarray(y)
-        known = ~_unlabelled.unlabelled(truth)
+        known = ~_unlabelled.unlabelled(truth, self.label_values_)
         if not known.any():
             raise ValueError("y must have a labelled row to score on, but all are unlabelled")
         right = _array.to_numpy(predicted) == truth

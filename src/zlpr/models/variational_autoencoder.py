@@ -7,11 +7,13 @@ algebra is in ``docs/derivations/autoencoders.md``.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from zlpr import _array, _bridges, _ops, activations, losses, optim
@@ -50,7 +52,8 @@ class VariationalAutoencoder(Autoencoder):
     noise_variance : float or "learned", default "learned"
         Variance of the Gaussian likelihood. With 0.5 the reconstruction term is the squared error summed over the
         features, plus a constant, and `kl_weight` is in squared units of the data a nat, like the `entropy_weight`
-        of `EntropicAutoencoder`. With "learned" nothing depends on the scale of the data.
+        of `EntropicAutoencoder`. With "learned" the optimum does not depend on the scale of the data; the way
+        there does, so standardise the features.
     kl_weight : float, default 1.0
         :math:`w`.
     free_bits : float, default 0.0
@@ -309,10 +312,20 @@ class VariationalAutoencoder(Autoencoder):
                 self._objective(), params, (X,), max_iter=self.max_iter, tol=self.tol / 10, progress=progress
             )
 
+    def _split(self, data: Arrays, rng: np.random.Generator) -> tuple[Arrays, Arrays | None]:
+        return super()._split(data, rng) if self.solver == "minibatch" else (data, None)
+
     def _statistics(self, outputs: Array) -> dict[str, Array]:
+        mean, log_variance = _codes.halves(outputs)
+        if not bool(_array.namespace(outputs).all(_codes.within_bounds(log_variance)[1] == 1)):
+            warnings.warn(
+                f"log-variances of codes are beyond {_codes.LOG_VARIANCES}, where training cannot move them; "
+                f"standardise the features, or try a smaller learning_rate",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
         if not self.batch_norm:
             return {}
-        mean, log_variance = _codes.halves(outputs)
         return {**_codes.normal_statistics(mean), "log_mean": _codes.log_mean_exp(log_variance)}
 
     def _posterior(self, params: dict[str, Any], X: Array) -> tuple[Array, Array]:
@@ -358,7 +371,7 @@ class NegativeBound:
         gradients |= {"encoder": to_encoder(doutputs), "decoder": ddecoder}
         if self.tau is not None:
             gradients |= {
-                "encoder": _codes.without_shift(gradients["encoder"], mean.shape[1]),
+                "encoder": _codes.without_shift(gradients["encoder"], 2 * mean.shape[1]),
                 "codes": dcodes,
             }
         return loss + divergence, gradients

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
+
 from zlpr import _array, _bridges, _constants, _ops, _walk
 from zlpr._array import Array
 
@@ -139,6 +141,18 @@ def checked_size(name: str, value: Any) -> Any:
     if not _array.is_array(value):
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return value
+
+
+def checked_step(name: str, value: Any) -> Any:
+    """A number above 0, or an array, whose values are not looked at."""
+    if _constants.is_number(value) and not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
+    return checked_size(name, value)
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is an integer of at least 1."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def _checked_bounds(bounds: Bounds, x: Array) -> tuple[Any, Any] | None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from zlpr import _array, _ops
 from zlpr._array import Array
-from zlpr.perturb._callables import Gradients, ValueAndGrad, combined, evaluated
-from zlpr.perturb._samples import Axis, Ball, Bounds, Norm, checked_input, checked_size
+from zlpr.perturb._callables import Gradients, ValueAndGrad, combined, evaluated, kept
+from zlpr.perturb._samples import Axis, Ball, Bounds, Norm, checked_input, checked_size, is_count
 from zlpr.perturb.noise import random_direction
 
 __all__ = ["FreeAdversarial", "fgm", "free_adversarial", "pgd", "project"]
@@ -289,7 +289,7 @@ def free_adversarial(
     for k in range(n_steps):
         term, slopes, gradient = evaluated(value_and_grad, ball.moved(r))
         value = term if not k else value + term
-        gradients = slopes if not k else combined(lambda a, b: a + b, gradients, slopes)
+        gradients = kept(slopes) if not k else combined(lambda a, b: a + b, gradients, slopes)
         r = _ascended(ball, r, gradient, step)
     return FreeAdversarial(value / n_steps, combined(lambda g: g / n_steps, gradients), r)
 
@@ -300,7 +300,7 @@ def _ascended(ball: Ball, r: Array, gradient: Array, step: Any) -> Array:
 
 
 def _step_size(step_size: Any, ball: Ball, n_steps: int) -> Any:
-    if not isinstance(n_steps, int) or n_steps < 1:
+    if not is_count(n_steps):
         raise ValueError(f"n_steps must be a positive integer, got {n_steps!r}")
     return 2.5 * ball.radius / n_steps if step_size is None else checked_size("step_size", step_size)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from zlpr import _array
+from zlpr import _array, _constants
 from zlpr._array import Array
 from zlpr.nn import dropout, dropout_mask
-from zlpr.perturb._samples import Axis, checked_input, checked_size, polar, sample_axes
+from zlpr.perturb._samples import Axis, checked_input, polar, sample_axes
 
 __all__ = ["dropout_noise", "gaussian_noise", "random_direction"]
 
@@ -62,7 +62,8 @@ def gaussian_noise(x: Array, scale: float, *, rng: np.random.Generator | int) ->
     """
     _array.require_array("x", x)
     _array.require_real_floating("x", x)
-    scale = checked_size("scale", scale)
+    if not _constants.is_number(scale) or not scale >= 0:
+        raise ValueError(f"scale must be a number of at least 0, got {scale!r}")
     if not scale:
         return x
     return x + _drawn(x, rng, scale)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from zlpr import _array, _ops, _walk
 from zlpr._array import Array
-from zlpr.perturb._callables import Gradients, ValueAndGrad, combined, evaluated
+from zlpr.perturb._callables import Gradients, ValueAndGrad, combined, evaluated, kept
 from zlpr.perturb._samples import (
     checked_input,
-    checked_size,
+    checked_step,
     polar,
     root_mean_square,
     sample_axes,
@@ -73,7 +73,9 @@ def gradient_penalty(
 
     Notes
     -----
-    The difference is central: relative error about 1e-10 in float64 and 1e-4 in float32. Half precisions are moved in
+    The difference is central: relative error about 1e-10 in float64 and 1e-4 in float32 where the columns of x are of
+    one size and about 0. The step is in the scale of all of x, so that one column, or an offset, of 10^4 times the
+    others' size costs most of the digits: standardise x first, or give `step` or `jvp`. Half precisions are moved in
     their own dtype, and have a digit or two: give the callable float32. Only the penalty itself can overflow.
 
     References
@@ -111,8 +113,8 @@ def gradient_penalty(
     if jvp is not None:
         return penalty, jvp(x, _array.as_dtype(slopes, x.dtype))
     steepness, direction = _largest(slopes, axes)
-    step = _default_step(x) if step is None else checked_size("step", step)
-    ahead = evaluated(value_and_grad, x + _array.as_dtype(step * direction, x.dtype))[1]
+    step = _default_step(x) if step is None else checked_step("step", step)
+    ahead = kept(evaluated(value_and_grad, x + _array.as_dtype(step * direction, x.dtype))[1])
     behind = evaluated(value_and_grad, x - _array.as_dtype(step * direction, x.dtype))[1]
     factor = steepness / (2.0 * step)
 
@@ -150,6 +152,8 @@ def _divided(dx: Array, weights: Array) -> Array:
 def _largest(slopes: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """Norm of the steepest sample's gradient, 0-d, and the gradients divided by it; neither overflows on the way."""
     xp = _array.namespace(slopes)
+    if 0 in slopes.shape:
+        return xp.zeros((), dtype=slopes.dtype, device=_array.device(slopes)), slopes
     with _walk.quiet(slopes):
         scale = polar(slopes, tuple(range(slopes.ndim))).scale
         parts = slopes / _ops.where(scale == 0, 1.0, scale, scale)
@@ -161,5 +165,7 @@ def _largest(slopes: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
 def _default_step(x: Array) -> Array:
     """The cube root of epsilon, of which rounding and truncation are of one size, in the scale of x, 0-d."""
     xp = _array.namespace(x)
+    if 0 in x.shape:
+        return xp.ones((), dtype=_array.compute_dtype(x), device=_array.device(x))
     typical = xp.reshape(root_mean_square(x, tuple(range(x.ndim))), ())
     return float(xp.finfo(x.dtype).eps) ** (1 / 3) * typical

@@ -13,13 +13,14 @@ import numpy as np
 
 from zlpr import _array
 from zlpr._array import Array
-from zlpr.perturb._callables import ForwardVjp, Gradients, combined, of_input
+from zlpr.perturb._callables import ForwardVjp, Gradients, combined, forward, of_input
 from zlpr.perturb._samples import (
     Axis,
     Ball,
     Bounds,
     checked_input,
-    checked_size,
+    checked_step,
+    is_count,
     polar,
     root_mean_square,
     total,
@@ -133,7 +134,7 @@ def virtual_adversarial(
     """
     x = checked_input(x)
     ball = Ball(x, epsilon, "l2", axis, bounds)
-    if not isinstance(n_iter, int) or n_iter < 0:
+    if not (n_iter == 0 or is_count(n_iter)):
         raise ValueError(f"n_iter must be an integer of at least 0, got {n_iter!r}")
     u = _first_direction(ball, rng, direction)
     if isinstance(divergence, RowLoss):  # a mean would only shrink the gradients
@@ -207,12 +208,12 @@ def consistency(
     """
     x = checked_input(x)
     _require_like("perturbation", perturbation, x)
-    moved, pullback = forward_vjp(x + _array.detached(perturbation))
+    moved, pullback = forward(forward_vjp, x + _array.detached(perturbation))
     clean_pullback: Any = None
     if through_clean:
-        clean, clean_pullback = forward_vjp(x)
+        clean, clean_pullback = forward(forward_vjp, x)
     elif clean is None:
-        clean = forward_vjp(x)[0]
+        clean = forward(forward_vjp, x)[0]
     value, dclean, dmoved = _divergence(divergence, clean, moved, through_clean, options)
     gradients = pullback(dmoved)
     if through_clean:
@@ -252,11 +253,11 @@ def _differences(
 ) -> Curvature:
     """By the gradient at a small distance, which is 0 at none."""
     x = ball.x
-    scores = forward_vjp(x)[0] if clean is None else clean
-    step = _default_xi(ball) if xi is None else checked_size("xi", xi)
+    scores = forward(forward_vjp, x)[0] if clean is None else clean
+    step = _default_xi(ball) if xi is None else checked_step("xi", xi)
 
     def curvature(u: Array) -> Array:
-        moved, pullback = forward_vjp(ball.moved(step * u))
+        moved, pullback = forward(forward_vjp, ball.moved(step * u))
         dscores = _divergence(divergence, scores, moved, False, options)[2]
         return of_input("pullback", pullback(dscores), x)
 
@@ -278,7 +279,7 @@ def _exact_curvature(
 ) -> Curvature:
     """By a product with the Jacobian, one with the divergence's Hessian at no distance, and a pullback."""
     x = ball.x
-    scores, pullback = forward_vjp(x)
+    scores, pullback = forward(forward_vjp, x)
     scores = _array.detached(scores)
     if not hasattr(divergence, "hvp"):
         raise TypeError("divergence must have hvp, the product with its Hessian, for an exact curvature")

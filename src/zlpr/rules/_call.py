@@ -78,9 +78,10 @@ class Call(NamedTuple):
             _require_writable(out, self.layout.restored(self.lead), name)
         if self.where != "host" or self.compute != self.lead.dtype:
             return None
-        if out is not None and self.layout.is_plain:
+        if out is not None and self.layout.is_plain and _array.host_view("out", out).flags.c_contiguous:
             return out
-        return _array.namespace(self.lead).empty_like(self.lead)
+        xp = _array.namespace(self.lead)
+        return xp.empty(tuple(self.lead.shape), dtype=self.lead.dtype, device=_array.device(self.lead))
 
 
 def prepare(

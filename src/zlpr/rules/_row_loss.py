@@ -353,7 +353,7 @@ class RowLoss(Rule):
                 rest = self.reader.rows(lead, rest, known.layout, {**self._own, **opts})
             return Call(lead, rest, *known[2:])
         call = self._checked(args, opts)
-        if like is not None and call.layout.is_plain:
+        if like is not None and call.layout.is_plain and call.threshold is None:
             if len(self._calls) >= _CALLS_KEPT:
                 self._calls.clear()
             call.shares.flags.writeable = False  # all like calls are given the same one
@@ -402,13 +402,14 @@ def row_loss(
     separable : bool, default False
         Whether the Hessian of a row is its diagonal, so that it needs no product of its own.
     workspace : float, default 1.0
-        Memory the kernel needs, in that of a plain loss; blocks are the smaller for it.
+        By how much blocks are smaller than those of a plain loss, for a kernel that holds more arrays at a time.
 
     Returns
     -------
     callable
         Takes ``kernel(rows, shares, **options) -> (values, gradients)``: the values (B,) and, unless the
-        cotangents `shares` are None, the gradients that ``rows.needs`` names, times the shares. ``threshold``,
+        cotangents `shares` are None, the gradients that ``rows.needs`` names, times the shares, which are (B,) or, the
+        same for all rows, (1,), and not to be written. ``threshold``,
         ``temperature``, ``class_weight`` and ``label_smoothing`` among the options are folded into the rows; the
         kernel is not given them.
 

@@ -119,7 +119,7 @@ class Rule:
     def select(self, argnums: Any) -> tuple[tuple[str, ...], bool]:
         """Names of the inputs that `argnums` asks for, and whether it asks for one alone."""
         single = isinstance(argnums, int | str)
-        if argnums == 0 and single:
+        if single and argnums == 0:
             return self.wrt[:1], True
         return tuple(self._name(a) for a in ([argnums] if single else argnums)), single
 
