@@ -167,7 +167,8 @@ def asymmetric_loss(
     from 0 by 1e-8, at which its loss stops growing; here a positive at -40 costs 40. A negative at ``inf`` costs
     ``-(1 - clip)**gamma_negative * log(clip)``, with the gradient 0: so far off, it is taken for a wrong label.
     Near the clip ``p - clip`` keeps its digits. A power multiplies the rounding error of what is raised to it: value
-    and gradient are within about ``4 + gamma`` ulp of the row's largest entry. The loss is not convex.
+    and gradient are within about ``4 + gamma`` ulp of the row's largest entry; compiled by XLA, which merges
+    operations, up to 15 were met in rows of one class. The loss is not convex.
 
     References
     ----------
