@@ -20,6 +20,11 @@ def is_number(x: Any) -> bool:
     return isinstance(x, int | float | np.number)
 
 
+def is_integer(x: Any) -> bool:
+    """Whether an option is an integer, of Python's or NumPy's; truth values are not."""
+    return isinstance(x, int | np.integer) and not isinstance(x, bool)
+
+
 def product(x: float, y: float) -> tuple[int, int]:
     """The exact product, as a ratio of whole numbers."""
     (above, below), (other_above, other_below) = x.as_integer_ratio(), y.as_integer_ratio()

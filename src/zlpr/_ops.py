@@ -156,14 +156,20 @@ def _numpy_sum(x: Array) -> Array:
 def _sum_of_halves(x: Array) -> Array:
     """JAX, PyTorch: a sum that XLA fuses with what it sums, or a short one of PyTorch's, adds one by one."""
     xp = _array.namespace(x)
+    x, odd = _halved(x, 4)
+    total = xp.sum(x, axis=-1)
+    return total if odd is None else total + odd
+
+
+def _halved(x: Array, width: int) -> tuple[Array, Array | None]:
+    """The last axis added half to half until no wider than that, and the sum of what was odd on the way, if any."""
     odd = None
-    while x.shape[-1] > 4:
+    while x.shape[-1] > width:
         half, is_odd = divmod(x.shape[-1], 2)
         if is_odd:
             odd = x[..., -1] if odd is None else odd + x[..., -1]
         x = x[..., :half] + x[..., half : 2 * half]
-    total = xp.sum(x, axis=-1)
-    return total if odd is None else total + odd
+    return x, odd
 
 
 def _torch_sum(x: Array) -> Array:
@@ -192,14 +198,8 @@ def ordered_row_sum(x: Array) -> Array:
     """
     if not x.shape[-1]:
         return row_sum(x)
-    odd = None
-    while x.shape[-1] > 1:
-        half, is_odd = divmod(x.shape[-1], 2)
-        if is_odd:
-            odd = x[..., -1] if odd is None else odd + x[..., -1]
-        x = x[..., :half] + x[..., half : 2 * half]
-    total = x[..., 0]
-    return total if odd is None else total + odd
+    x, odd = _halved(x, 1)
+    return x[..., 0] if odd is None else x[..., 0] + odd
 
 
 _BITS = {4: np.int32, 8: np.int64}

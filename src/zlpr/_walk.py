@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from zlpr import _array, _ops
+from zlpr import _array, _constants, _ops
 from zlpr._array import Array
 
 RowKernel = Callable[..., tuple[Array | None, ...]]
@@ -99,7 +99,7 @@ def set_workers(workers: int) -> Iterator[None]:
     >>> print(shared == zlpr_loss(scores, scores > 0))
     True
     """
-    if not isinstance(workers, int | np.integer) or isinstance(workers, bool) or workers < 1:
+    if not _constants.is_integer(workers) or workers < 1:
         raise ValueError(f"workers must be an integer from 1 on, got {workers!r}")
     token = _workers.set(int(workers))
     try:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from zlpr import _array, _ops
+from zlpr import _array, _constants, _ops
 from zlpr._array import Array
 from zlpr.decision import _arguments
 from zlpr.rules._layout import split_axis
@@ -111,7 +109,7 @@ def top_k_labels(scores: Array, k: int, *, axis: int = -1) -> Array:
     _arguments.checked_scores(scores)
     axis, _ = split_axis("scores", scores, axis)
     classes = int(scores.shape[axis])
-    if not isinstance(k, int | np.integer) or isinstance(k, bool):
+    if not _constants.is_integer(k):
         raise TypeError(f"k must be an integer, not {type(k).__qualname__}")
     if not 0 <= k <= classes:
         raise ValueError(f"k must be from 0 to the number of labels, {classes}, not {k}")

@@ -488,7 +488,7 @@ def _lowered(rows: Rows, labels: Labels, exponents: _Exponents, far_count: bool,
 def _is_small(rows: Rows, low: Array) -> bool:
     """Whether ``e^low`` is known to be ``1 + low``."""
     square_below_the_last_digit = 2.0**-12 if _array.itemsize(low) == 4 else 2.0**-26
-    return rows.host and float(_ops.extent(low)) < square_below_the_last_digit
+    return rows.lies_within(square_below_the_last_digit, low)
 
 
 def _less_that_of_the_largest(labels: Labels, z: Array, low: Array, tops: Split) -> tuple[Array, Array]:

@@ -133,7 +133,7 @@ def _probabilities(rows: Rows, labels: SingleLabels) -> tuple[SingleLabels, _Pro
 
     Else it is the largest score; the distance from it is exact.
     """
-    moderate = rows.host and rows.mask is None and _is_moderate(rows.scores)
+    moderate = rows.mask is None and _is_moderate(rows)
     if moderate:
         reference = labels.reference(rows.scores)
         distance = (
@@ -153,10 +153,10 @@ def _probabilities(rows: Rows, labels: SingleLabels) -> tuple[SingleLabels, _Pro
     return labels, _Probabilities(reference, distance, moderate, rest, chosen, _ops.row_sum(rest))
 
 
-def _is_moderate(scores: Array) -> bool:
+def _is_moderate(rows: Rows) -> bool:
     """Whether exponentials and their ratios are far from overflow and from underflow."""
-    room = 0.5 * _ops.log_max(scores) - math.log(scores.shape[-1] + 1)
-    return 0 not in scores.shape and float(_ops.extent(scores)) <= room
+    room = 0.5 * _ops.log_max(rows.scores) - math.log(rows.scores.shape[-1] + 1)
+    return rows.lies_within(room, rows.scores)
 
 
 def _distance_from_largest(scores: Array) -> tuple[Array, Array]:

@@ -65,7 +65,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is 
         for name in ("learning_rate", "clip_norm"):
             if getattr(self, name) is not None:
                 require_magnitude(name, getattr(self, name))
-        if any(not is_integer(width) or width < 1 for width in self._hidden()):
+        if any(not _constants.is_integer(width) or width < 1 for width in self._hidden()):
             raise ValueError(f"hidden_layer_sizes must be positive integers, got {self.hidden_layer_sizes!r}")
         if self.early_stopping and not 0.0 < self.validation_fraction < 1.0:
             raise ValueError(f"validation_fraction must be in (0, 1), got {self.validation_fraction}")
@@ -91,7 +91,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is 
 
     def _hidden(self) -> tuple[int, ...]:
         sizes: Any = self.hidden_layer_sizes
-        return (sizes,) if is_integer(sizes) else tuple(sizes)
+        return (sizes,) if _constants.is_integer(sizes) else tuple(sizes)
 
     def _params_for(self, X: Array) -> Any:
         """The parameters on the library of X, moved there if the model was fitted on another, and in its dtype."""
@@ -188,7 +188,7 @@ def require_choice(name: str, value: Any, choices: Any) -> None:
 
 def require_count(name: str, value: Any) -> None:
     """Raise a ValueError unless the value is an integer of at least 1."""
-    if not (is_integer(value) and value >= 1):
+    if not (_constants.is_integer(value) and value >= 1):
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
@@ -196,11 +196,6 @@ def require_magnitude(name: str, value: Any) -> None:
     """Raise a ValueError unless the value is finite and not negative."""
     if not _constants.is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be finite and not negative, got {value!r}")
-
-
-def is_integer(value: Any) -> bool:
-    """Whether a value is an integer; truth values are not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def generator(random_state: Any) -> np.random.Generator:

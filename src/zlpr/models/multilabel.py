@@ -15,7 +15,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
-from zlpr import _array, nn, optim, perturb
+from zlpr import _array, _constants, nn, optim, perturb
 from zlpr._array import Array
 from zlpr.decision import predict_labels
 from zlpr.models import _estimator, _objective, _targets, _unlabelled
@@ -355,7 +355,7 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
                 _estimator.require_magnitude(name, getattr(self, name))
         if self.xi == 0:
             raise ValueError("xi must be positive, got 0: no difference can be taken over no distance")
-        if not (_estimator.is_integer(self.power_iterations) and self.power_iterations >= 0):
+        if not (_constants.is_integer(self.power_iterations) and self.power_iterations >= 0):
             raise ValueError(
                 f"power_iterations must be an integer of at least 0, got {self.power_iterations!r}"
             )

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-import numpy as np
-
 from zlpr import _array, _bridges, _constants, _ops, _walk
 from zlpr._array import Array
 
@@ -148,11 +146,6 @@ def checked_step(name: str, value: Any) -> Any:
     if _constants.is_number(value) and not value > 0:
         raise ValueError(f"{name} must be above 0, got {value!r}")
     return checked_size(name, value)
-
-
-def is_count(value: Any) -> bool:
-    """Whether a value is an integer of at least 1."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def _checked_bounds(bounds: Bounds, x: Array) -> tuple[Any, Any] | None:

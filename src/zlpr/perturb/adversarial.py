@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zlpr import _array, _ops
+from zlpr import _array, _constants, _ops
 from zlpr._array import Array
 from zlpr.perturb._callables import Gradients, ValueAndGrad, combined, evaluated, kept
-from zlpr.perturb._samples import Axis, Ball, Bounds, Norm, checked_input, checked_size, is_count
+from zlpr.perturb._samples import Axis, Ball, Bounds, Norm, checked_input, checked_size
 from zlpr.perturb.noise import random_direction
 
 __all__ = ["FreeAdversarial", "fgm", "free_adversarial", "pgd", "project"]
@@ -300,7 +300,7 @@ def _ascended(ball: Ball, r: Array, gradient: Array, step: Any) -> Array:
 
 
 def _step_size(step_size: Any, ball: Ball, n_steps: int) -> Any:
-    if not is_count(n_steps):
+    if not _constants.is_integer(n_steps) or n_steps < 1:
         raise ValueError(f"n_steps must be a positive integer, got {n_steps!r}")
     return 2.5 * ball.radius / n_steps if step_size is None else checked_size("step_size", step_size)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from zlpr import _array
+from zlpr import _array, _constants
 from zlpr._array import Array
 from zlpr.perturb._callables import ForwardVjp, Gradients, combined, forward, of_input
 from zlpr.perturb._samples import (
@@ -20,7 +20,6 @@ from zlpr.perturb._samples import (
     Bounds,
     checked_input,
     checked_step,
-    is_count,
     polar,
     root_mean_square,
     total,
@@ -134,7 +133,7 @@ def virtual_adversarial(
     """
     x = checked_input(x)
     ball = Ball(x, epsilon, "l2", axis, bounds)
-    if not (n_iter == 0 or is_count(n_iter)):
+    if not _constants.is_integer(n_iter) or n_iter < 0:
         raise ValueError(f"n_iter must be an integer of at least 0, got {n_iter!r}")
     u = _first_direction(ball, rng, direction)
     if isinstance(divergence, RowLoss):  # a mean would only shrink the gradients
