@@ -1,11 +1,12 @@
 """Value and gradient of every loss beside the same formula under PyTorch's autograd and under jax.jit.
 
 Ratios of medians, interleaved in one run: how many times as long the counterpart takes as our call on NumPy arrays,
-on one thread and on as many as --workers says. The counterparts are what users write or call today: the library's
-own loss where it has one, else its log-sum-exp and sigmoid functions; on as many threads as they like (--threads for
-PyTorch). "plain" is the textbook formula with its gradient by hand in the fewest NumPy calls, in blocks that stay in
-the cache and with no care for digits: what any array program pays before it is accurate. In float32, the largest error
-of a gradient is told in ulps of its row's largest entry, against float64.
+on one thread and on as many as --workers says; and as our own call takes on that library's arrays, under jax.jit for
+JAX. The counterparts are what users write or call today: the library's own loss where it has one, else its log-sum-exp
+and sigmoid functions; on as many threads as they like (--threads for PyTorch). "plain" is the textbook formula with its
+gradient by hand in the fewest NumPy calls, in blocks that stay in the cache and with no care for digits: what any array
+program pays before it is accurate. In float32, the largest error of a gradient is told in ulps of its row's largest
+entry, against float64.
 
     python benchmarks/losses.py [--threads N] [--workers N] [--seconds S] [LOSS ...]
 """
@@ -13,6 +14,7 @@ of a gradient is told in ulps of its row's largest entry, against float64.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -37,6 +39,7 @@ class Case(NamedTuple):
     differentiable: int = 1  # so many of the first inputs
     shapes: tuple[tuple[int, int], ...] = SHAPES
     plain: Formula | None = None  # of a block and 1 / rows: the sum of its values, and its gradients
+    most: int | None = None  # positives a row, which ours has to be told where it cannot read the labels
 
 
 def scores_and_labels(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
@@ -488,6 +491,7 @@ CASES = {
         k_subset_in_torch,
         k_subset_in_jax,
         shapes=((32, 20), (256, 100), (256, 1000)),
+        most=5,
     ),
     "zlpr_divergence, symmetric": Case(
         losses.zlpr_divergence.value_and_grad,
@@ -509,11 +513,15 @@ CASES = {
 }
 
 
-def of_torch(case: Case, arrays: tuple[np.ndarray, ...], threads: int | None) -> Callable[[], Gradients]:
+def ours_on_torch(case: Case, arrays: tuple[np.ndarray, ...]) -> Callable[[], Gradients]:
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
+    return ours(case, tuple(torch.from_numpy(x.copy()) for x in arrays), 1)
+
+
+def of_torch(case: Case, arrays: tuple[np.ndarray, ...]) -> Callable[[], Gradients]:
+    import torch
+
     tensors = [torch.from_numpy(x.copy()) for x in arrays]
     leaves = [x.requires_grad_(True) for x in tensors[: case.differentiable]]
 
@@ -526,15 +534,25 @@ def of_torch(case: Case, arrays: tuple[np.ndarray, ...], threads: int | None) ->
     return call
 
 
+def ours_under_jit(case: Case, arrays: tuple[np.ndarray, ...]) -> Callable[[], Gradients]:
+    argnums = tuple(range(case.differentiable))
+    limit = {} if case.most is None else {"max_positives": case.most}
+    return _jitted(lambda *a: case.ours(*a, argnums=argnums, **limit), arrays)
+
+
 def of_jax(case: Case, arrays: tuple[np.ndarray, ...]) -> Callable[[], Gradients]:
     import jax
 
+    argnums = tuple(range(case.differentiable))
+    return _jitted(jax.value_and_grad(lambda *a: case.jax(jax, *a), argnums=argnums), arrays)
+
+
+def _jitted(both: Callable[..., Any], arrays: tuple[np.ndarray, ...]) -> Callable[[], Gradients]:
+    import jax
+
     jax.config.update("jax_enable_x64", True)
-    both = jax.jit(
-        jax.value_and_grad(lambda *a: case.jax(jax, *a), argnums=tuple(range(case.differentiable)))
-    )
-    on_device = [jax.numpy.asarray(x) for x in arrays]
-    return lambda: jax.block_until_ready(both(*on_device))[1]
+    compiled, on_device = jax.jit(both), [jax.numpy.asarray(x) for x in arrays]
+    return lambda: jax.block_until_ready(compiled(*on_device))[1]
 
 
 _BLOCK_BYTES = 1 << 19
@@ -568,7 +586,7 @@ def ours(case: Case, arrays: tuple[np.ndarray, ...], workers: int) -> Callable[[
 
 
 def contenders(
-    case: Case, arrays: tuple[np.ndarray, ...], threads: int | None, workers: int
+    case: Case, arrays: tuple[np.ndarray, ...], workers: int
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     into = np.empty_like(arrays[0])
     yield "exp", lambda: np.exp(arrays[0], out=into)
@@ -576,14 +594,10 @@ def contenders(
     yield "workers", ours(case, arrays, workers)
     if case.plain:
         yield "plain", in_plain_numpy(case, arrays)
-    for name, make in (
-        ("torch", lambda: of_torch(case, arrays, threads)),
-        ("jax", lambda: of_jax(case, arrays)),
-    ):
-        try:
-            yield name, make()
-        except ImportError:
-            print(f"{name}: not run (not installed)")
+    for name, make, ours_there in (("torch", of_torch, ours_on_torch), ("jax", of_jax, ours_under_jit)):
+        if importlib.util.find_spec(name):
+            yield name, make(case, arrays)
+            yield f"ours on {name}", ours_there(case, arrays)
 
 
 def worst_error(gradients: Gradients, exact: Gradients) -> float:
@@ -603,6 +617,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="for each loss, shape and dtype")
     parser.add_argument("--digits", action="store_true", help="also measure errors in float32")
     asked = parser.parse_args()
+    for name in ("torch", "jax"):
+        if not importlib.util.find_spec(name):
+            print(f"{name}: not run (not installed)")
+    if asked.threads and importlib.util.find_spec("torch"):
+        import torch
+
+        torch.set_num_threads(asked.threads)
     for name, case in CASES.items():
         if asked.losses and not any(part in name for part in asked.losses):
             continue
@@ -615,17 +636,20 @@ def main() -> None:
 def report(case: Case, shape: tuple[int, int], dtype: str, asked: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     arrays = tuple(x.astype(dtype) if x.dtype.kind == "f" else x for x in case.inputs(rng, shape))
-    calls = dict(contenders(case, arrays, asked.threads, asked.workers))
+    calls = dict(contenders(case, arrays, asked.workers))
     found = medians(calls, asked.seconds)
     of_one, of_several = found["ours"], found["workers"]
-    others = "".join(
+    peers = [name for name in ("torch", "jax") if name in found]
+    on_numpy = "".join(
         f"  {k} {found[k] / of_one:5.2f} {found[k] / of_several:5.2f}"
-        for k in ("plain", "torch", "jax")
+        for k in ("plain", *peers)
         if k in found
     )
+    on_theirs = "".join(f"  {k} {found[k] / found[f'ours on {k}']:5.2f}" for k in peers)
     print(
         f"  {shape!s:13} {dtype}: {of_one * 1e6:10.1f} us, {of_one / found['exp']:5.1f} exp passes, "
-        f"{asked.workers} workers {of_one / of_several:4.2f} x as fast; times ours, times ours with workers:{others}",
+        f"{asked.workers} workers {of_one / of_several:4.2f} x as fast; times ours, times ours with workers:"
+        f"{on_numpy}; times ours on their arrays:{on_theirs}",
         flush=True,
     )
     if asked.digits and dtype == "float32":

@@ -45,6 +45,10 @@ def assert_ulps(xp, actual, exact, dtype, limit):
     values = xp.to_numpy(actual).astype(np.float64)
     exact = _flushed(exact, dtype)
     values = np.where(np.abs(values) < float(_vanishing(dtype)), 0.0, values)
+    if xp.name == "jax":  # whose sums lack the subnormal terms, of which rows here have fewer than 64
+        with np.errstate(invalid="ignore"):
+            met = np.abs(values - exact.astype(float)) <= 64 * np.finfo(_held(dtype)).tiny
+        values = np.where(met, exact.astype(float), values)
     error = max_ulps(values, exact, dtype)
     assert error <= limit, f"{error:.2f} ulp\nactual {values}\nexact {exact.astype(float)}"
 

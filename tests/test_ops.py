@@ -21,6 +21,11 @@ TABLES = {
     "largest": "_MAX",
     "extent": "_EXTENT",
     "chosen": "_CHOSEN",
+    "argmax": "_ARGMAX",
+    "top": "_TOP",
+    "first_true": "_FIRST_TRUE",
+    "put_": "_PUT_",
+    "stacked": "_STACKED",
     "replaced_": "_REPLACED_",
     "marked": "_MARKED",
     "flat_positions": "_FLAT_POSITIONS",
@@ -136,7 +141,7 @@ def test_row_sum_agrees_with_its_generic_form(xp, monkeypatch, width):
 
 
 @pytest.mark.library("jax")
-@pytest.mark.parametrize("width", [512, 1000, 50000])
+@pytest.mark.parametrize("width", [20, 33, 129, 512, 1000, 50000])
 def test_row_sum_stays_within_4_ulp_when_fused(xp, width):
     # What XLA makes of a sum together with what it sums is not what it makes of either alone.
     import jax
@@ -257,8 +262,9 @@ def test_distinct_is_in_order(xp):
     assert _ops.distinct(xp.asarray(x[:0])).shape == (0,)
 
 
-def test_marked_are_the_valid_indices(xp, monkeypatch):
-    indices = np.asarray([[0, 2, 2], [-1, 9, 1], [-1, -1, -1], [3, 0, 1]])
+@pytest.mark.parametrize("repeats", [1, 8])
+def test_marked_are_the_valid_indices(xp, monkeypatch, repeats):
+    indices = np.tile([[0, 2, 2], [-1, 9, 1], [-1, -1, -1], [3, 0, 1]], (1, repeats))
     valid = (indices >= 0) & (indices < 4)
     expected = [
         [True, False, True, False],
@@ -286,6 +292,47 @@ def test_chosen_and_replaced_entries(xp, monkeypatch):
             expected = x.copy()
             expected[[0, 1, 2], [3, 0, 2]] = values
             np.testing.assert_array_equal(xp.to_numpy(result), expected)
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_argmax_is_the_first_of_the_largest(xp, monkeypatch, dtype):
+    x = np.random.default_rng(0).integers(0, 5, size=(8, 203)).astype(dtype)
+    x[1], x[2, 7:9] = -np.inf, np.inf
+    for form in both_forms(monkeypatch, "argmax"):
+        np.testing.assert_array_equal(xp.to_numpy(form(xp.asarray(x))), x.argmax(axis=-1))
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_top_falls(xp, monkeypatch, count):
+    x = np.random.default_rng(0).integers(0, 9, size=(5, 7)).astype("float32")
+    x[1, 2:], x[2, :2] = -np.inf, np.inf
+    for form in both_forms(monkeypatch, "top"):
+        array = xp.asarray(x)
+        np.testing.assert_array_equal(xp.to_numpy(form(array, count)), -np.sort(-x)[:, :count])
+        np.testing.assert_array_equal(xp.to_numpy(array), x)
+
+
+def test_true_entries_come_first_in_their_order(xp, monkeypatch):
+    mask = np.asarray([[0, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]], dtype=bool)
+    for form in both_forms(monkeypatch, "first_true"):
+        places = xp.to_numpy(form(xp.asarray(mask), 3))
+        np.testing.assert_array_equal(places, [[1, 3, 4], [0, 1, 2], [0, 1, 2], [4, 0, 1]])
+
+
+def test_entries_are_put_at_their_columns(xp, monkeypatch):
+    x, columns = np.zeros((2, 4), dtype="float32"), np.asarray([[3, 0], [1, 2]])
+    values = xp.asarray(np.asarray([[1.0, 2.0], [3.0, np.inf]], dtype="float32"))
+    for form in both_forms(monkeypatch, "put_"):
+        found = form(xp.asarray(x), xp.asarray(columns), values)
+        assert found.dtype == xp.float32
+        np.testing.assert_array_equal(xp.to_numpy(found), [[2, 0, 0, 1], [0, 3, np.inf, 0]])
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 1)])
+def test_stacked_arrays_lie_one_above_the_other(xp, monkeypatch, shape):
+    x = np.random.default_rng(0).random(shape).astype("float32")
+    for form in both_forms(monkeypatch, "stacked"):
+        np.testing.assert_array_equal(xp.to_numpy(form(xp.asarray(x), xp.asarray(-x))), np.stack((x, -x)))
 
 
 def test_largest_and_extent(xp, monkeypatch):

@@ -94,7 +94,7 @@ def focal_loss(
     labels, z = _exponents(rows)
     terms = _Focal.of(_logistic(z), _checked_gamma("gamma", gamma))
     factors = _balance(labels, z, alpha)
-    values = _ops.row_sum(_weighed(labels, terms.value(z), factors))
+    values = _ops.row_sum(labels.folded(_weighed(labels, terms.value(z), factors), 1))
     if shares is None:
         return values, {}
     slopes = _ops.multiply_(_weighed(labels, terms.slope(), factors), shares[:, None])
@@ -167,8 +167,9 @@ def asymmetric_loss(
     from 0 by 1e-8, at which its loss stops growing; here a positive at -40 costs 40. A negative at ``inf`` costs
     ``-(1 - clip)**gamma_negative * log(clip)``, with the gradient 0: so far off, it is taken for a wrong label.
     Near the clip ``p - clip`` keeps its digits. A power multiplies the rounding error of what is raised to it: value
-    and gradient are within about ``4 + gamma`` ulp of the row's largest entry; compiled by XLA, which merges
-    operations, up to 15 were met in rows of one class. The loss is not convex.
+    and gradient are within about ``4 + gamma`` ulp of the row's largest entry; where that is just above the clip, a
+    library's ``expm1`` counts `gamma` times as well, and of single classes in float32 up to 14 were met on NumPy, and
+    on JAX a gradient of 14 and a value of 21. The loss is not convex.
 
     References
     ----------
@@ -186,7 +187,8 @@ def asymmetric_loss(
     """
     labels, z = _exponents(rows)
     sides = _Sides.of(labels, z, gamma_positive, gamma_negative, clip)
-    values = _ops.row_sum(labels.weighed(sides.joined(lambda side, z: side.value(z)), None))
+    costs = labels.weighed(sides.joined(lambda side, z: side.value(z)), None)
+    values = _ops.row_sum(labels.folded(costs, 1))
     if shares is None:
         return values, {}
     slopes = labels.weighed(sides.joined(lambda side, z: side.slope()), None)
@@ -363,7 +365,7 @@ class _Sides(NamedTuple):
             quantity(side, z) for side, z in zip((self.negative, self.positive), self.exponents, strict=True)
         )
         if isinstance(self.labels, Weighted):
-            return _array.namespace(negatives).concat((negatives, positives), axis=-1)
+            return _ops.stacked(negatives, positives)
         return _ops.where(self.labels.positives, positives, negatives, negatives)
 
 

@@ -288,6 +288,8 @@ class _Labels(NamedTuple):
     """Which classes are positive and which count, how many of either there are, and which rows are valid."""
 
     positives: Array
+    places: Array
+    """columns of the positives, and then of others, (B, most)"""
     counts: Array | None
     k: Array
     n: Array
@@ -300,9 +302,7 @@ class _Labels(NamedTuple):
 
     def gathered(self, x: Array) -> Array:
         """The entries of the positive classes, at the front of each row, (B, most)."""
-        xp = _array.namespace(x)
-        order = xp.argsort(xp.astype(~self.positives, xp.int8), axis=-1, stable=True)[:, : self.most]
-        return xp.take_along_axis(x, order, axis=-1)
+        return _array.namespace(x).take_along_axis(x, self.places, axis=-1)
 
     def present(self, like: Array) -> Array:
         """True where a gathered entry is one of a positive class."""
@@ -311,9 +311,8 @@ class _Labels(NamedTuple):
     def joined(self, of_negatives: Array, of_positives: Array) -> Array:
         """One array of all classes, (B, C), from the negatives' and the gathered positives'."""
         xp = _array.namespace(of_negatives)
-        ranks = _within(xp.cumulative_sum(xp.astype(self.positives, xp.int64), axis=-1) - 1, self.most)
-        spread = xp.take_along_axis(of_positives, ranks, axis=-1)
-        return self.checked(xp.where(self.positives, spread, of_negatives))
+        values = xp.where(self.present(of_negatives), of_positives, self.gathered(of_negatives))
+        return self.checked(_ops.put_(of_negatives, self.places, values))
 
     def checked(self, x: Array) -> Array:
         """Rows whose labels could not be refused become nan."""
@@ -366,12 +365,14 @@ def _labels(rows: Rows, at_most: int | None, max_positives: int | None) -> _Labe
     if not rows.host:
         most = min([scores.shape[-1], *(x for x in limits.values() if x is not None)])
         few = k <= most
-        return _Labels(positives, rows.mask, k, n, few if valid is None else valid & few, most)
+        places = _ops.first_true(positives, most)
+        return _Labels(positives, places, rows.mask, k, n, few if valid is None else valid & few, most)
     most = int(_ops.largest(k))
     for name, limit in limits.items():
         if limit is not None and most > limit:
             raise ValueError(f"targets must have at most {name}={limit} positives a row, but one has {most}")
-    return _Labels(positives, rows.mask, k, n, None, max(1, most))
+    most = max(1, most)
+    return _Labels(positives, _ops.first_true(positives, most), rows.mask, k, n, None, most)
 
 
 def _refuse_soft(weights: Array, hard: Array) -> None:
@@ -415,8 +416,9 @@ def _tilted(rows: Rows, labels: _Labels, places: int | None) -> tuple[Array, Arr
     scores = _finite(labels.counting(rows.scores, 0.0), rows.host)
     zeros = xp.zeros_like(labels.k)
     size = labels.k if places is None else zeros + places
-    base, center, full = _center(labels, scores, size)
-    step = _tilt_step(labels.most if places is None else places)
+    most = labels.most if places is None else places
+    base, center, full = _center(labels, scores, size, most)
+    step = _tilt_step(most)
     threshold = zeros if places is None or rows.threshold is None else rows.threshold
     if places is not None:
         base = _ops.where(base > 0, base, 0.0, base)
@@ -435,15 +437,15 @@ def _tilt_step(most: int) -> float:
     return 2.0 ** -max(0, math.ceil(math.log2(math.sqrt(most) / 4)))
 
 
-def _center(labels: _Labels, scores: Array, size: Array) -> tuple[Array, Array, Array]:
+def _center(labels: _Labels, scores: Array, size: Array, most: int) -> tuple[Array, Array, Array]:
     """Where the odds of a class are even if as many classes come into the best set of this size as go out of it.
 
     Returns what is to be taken off the scores first (where infinite ones tie for the last place), the center, and
-    whether every class has a place.
+    whether every class has a place. No size is larger than `most`.
     """
     xp = _array.namespace(scores)
     scores = labels.counting(scores, -math.inf)
-    ordered = xp.sort(-scores, axis=-1, stable=False)
+    ordered = _ops.top(scores, min(most + 1, scores.shape[-1]))
     none_in, full = size < 1, size >= labels.n
     size = xp.where(full, labels.n, size)
     last, next_one = (_taken(ordered, size - 1.0), _taken(ordered, size))
@@ -464,7 +466,7 @@ def _center(labels: _Labels, scores: Array, size: Array) -> tuple[Array, Array, 
 def _taken(ordered: Array, place: Array) -> Array:
     xp = _array.namespace(ordered)
     place = _within(xp.astype(place, xp.int64), ordered.shape[-1])
-    return -xp.take_along_axis(ordered, place[:, None], axis=-1)[:, 0]
+    return xp.take_along_axis(ordered, place[:, None], axis=-1)[:, 0]
 
 
 class _Cut(NamedTuple):

@@ -165,8 +165,7 @@ def circle_loss(
     -----
     Exponents are of the size of the scale, and a rounded exponent would cost as many ulp as it has units: what
     rounding takes off them is carried along, and value and gradient of hard labels are within 6 ulp of the row's
-    largest entry; compiled by XLA, which merges operations, up to 11 were met. A row without negatives or without
-    positives has the loss 0 and the gradient 0. With constant weights the gradient is no derivative of the value, and
+    largest entry. A row without negatives or without positives has the loss 0 and the gradient 0. With constant weights the gradient is no derivative of the value, and
     PyTorch's and JAX's second derivatives are those of the gradient, weights and all; `hvp` holds them constant.
 
     References
@@ -478,7 +477,8 @@ def _lowered(rows: Rows, labels: Labels, exponents: _Exponents, far_count: bool,
         lowered = xp.where(shift == math.inf, at_infinity, lowered)
     if low is not None and not _is_small(rows, low):
         low, of_tops = _less_that_of_the_largest(labels, z, low, tops)
-        whole, factor = whole + xp.round(of_tops), xp.exp(of_tops - xp.round(of_tops))
+        whole, rest = whole + xp.round(of_tops), of_tops - xp.round(of_tops)
+        factor = 1.0 + xp.expm1(rest)  # XLA makes a product of two exponentials that of the sum
         lowered, low = _ops.exact_difference(lowered, -low, is_finite=is_finite)
     if error is not None:
         low = error if low is None else low + error

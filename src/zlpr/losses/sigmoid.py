@@ -82,7 +82,8 @@ def sigmoid_cross_entropy(
     positive_weight = _checked_positive_weight(positive_weight, rows.scores)
     z, tail = _exponents_and_tails(rows, labels)
     xp = _array.namespace(z)
-    values = _ops.row_sum(labels.weighed(_ops.add_(_ops.relu(z), xp.log1p(tail)), positive_weight))
+    costs = labels.weighed(_ops.add_(_ops.relu(z), xp.log1p(tail)), positive_weight)
+    values = _ops.row_sum(labels.folded(costs, 1))
     if shares is None:
         return values, {}
     slopes = xp.maximum(tail, _array.as_dtype(z >= 0, z.dtype)) / (1 + tail)

@@ -78,11 +78,10 @@ def softmax_cross_entropy(
     >>> print(f"{float(value):.4e}", gradient)
     1.9287e-22 [[-1.92874985e-22  1.92874985e-22]]
     """
-    labels, p = _probabilities(rows, rows.labels)
+    labels: SingleLabels = rows.labels
+    p = _probabilities(rows, labels)
     mass = labels.mass()
-    values = mass * _array.namespace(p.others).log1p(p.others / p.chosen) + labels.surprise(
-        p.distance, p.finite
-    )
+    values = mass * p.surprise_of_reference() + labels.surprise(p.distance, p.finite)
     if shares is None:
         return values, {}
     total = p.others + p.chosen
@@ -96,7 +95,7 @@ def softmax_cross_entropy(
 def _diagonal(rows: Rows) -> Array:
     """``p (1 - p)``; ``1 - p`` of the largest is summed from the others."""
     labels: Distribution = rows.labels.dense()
-    _, p = _probabilities(rows, labels)
+    p = _probabilities(rows, labels)
     total = p.others + p.chosen
     shares = p.rest / total[:, None]
     variances = _ops.replaced_(shares * (1 - shares), p.reference, p.chosen / total * (p.others / total))
@@ -107,7 +106,7 @@ def _diagonal(rows: Rows) -> Array:
 def _hessian_product(rows: Rows, v: Array) -> Array:
     """``p (v - p·v)``."""
     labels: Distribution = rows.labels.dense()
-    _, p = _probabilities(rows, labels)
+    p = _probabilities(rows, labels)
     probabilities = _ops.replaced_(p.rest, p.reference, p.chosen) / (p.others + p.chosen)[:, None]
     return probabilities * (v - _ops.row_sum(probabilities * v)[:, None]) * labels.mass()[:, None]
 
@@ -116,8 +115,8 @@ class _Probabilities(NamedTuple):
     """Exponentials of the scores, one reference class of each row set apart."""
 
     reference: Array
-    distance: Array
-    """score less that of the reference"""
+    distance: Array | None
+    """score less that of the largest, or of the reference"""
     finite: bool
     """whether that is known to be finite"""
     rest: Array
@@ -126,12 +125,22 @@ class _Probabilities(NamedTuple):
     """that of the reference"""
     others: Array
     """sum of the rest"""
+    depth: Array | None
+    """how far the score of the reference is below the largest one, which exponentials are measured from"""
+
+    def surprise_of_reference(self) -> Array:
+        """``log(1 + R / e)``; where e may be gone, from its logarithm, to which one of a number above 1 is added."""
+        xp = _array.namespace(self.others)
+        odds = xp.log1p(self.others / self.chosen)
+        if self.depth is None:
+            return odds
+        return xp.where(self.depth > 1, self.depth + xp.log(self.others + self.chosen), odds)
 
 
-def _probabilities(rows: Rows, labels: SingleLabels) -> tuple[SingleLabels, _Probabilities]:
-    """The reference is the target where exponentials need no shift, so that nothing is rounded before them.
+def _probabilities(rows: Rows, labels: SingleLabels) -> _Probabilities:
+    """Exponentials of the scores themselves where these are moderate, so that nothing is rounded before them.
 
-    Else it is the largest score; the distance from it is exact.
+    Else of their distance from the largest score, which is exact.
     """
     moderate = rows.mask is None and _is_moderate(rows)
     if moderate:
@@ -139,18 +148,19 @@ def _probabilities(rows: Rows, labels: SingleLabels) -> tuple[SingleLabels, _Pro
         distance = (
             rows.scores - _ops.chosen(rows.scores, reference)[:, None] if labels.needs_distance else None
         )
-        terms = _ops.exp_(_ops.copied(rows.scores, rows.buffer))
+        terms, depth = _ops.exp_(_ops.copied(rows.scores, rows.buffer)), None
     else:
-        labels, scores = labels.dense(), rows.scores
+        scores = rows.scores
         if rows.mask is not None:
             scores = _ops.where(rows.mask, scores, -math.inf, scores)
         reference = labels.reference(scores)
         distance, error = _distance_from_largest(scores)
         terms = _array.namespace(scores).exp(distance)
         terms = terms + terms * error
+        depth = None if labels.needs_distance else -_ops.chosen(distance, reference)
     chosen = _ops.chosen(terms, reference)
     rest = _ops.replaced_(terms, reference, 0.0)
-    return labels, _Probabilities(reference, distance, moderate, rest, chosen, _ops.row_sum(rest))
+    return _Probabilities(reference, distance, moderate, rest, chosen, _ops.row_sum(rest), depth)
 
 
 def _is_moderate(rows: Rows) -> bool:

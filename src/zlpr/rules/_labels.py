@@ -185,18 +185,17 @@ class Indexed(Dense):
 
 
 class Weighted:
-    """Soft labels: each class has an exponent and a weight on both sides, negatives first, (B, 2C)."""
+    """Soft labels: each class has an exponent and a weight on both sides, negatives first, (2, B, C)."""
 
     def __init__(self, negative_weights: Array, positive_weights: Array, may_exceed_1: bool = False) -> None:
-        self.of_sides, self.classes = (negative_weights, positive_weights), negative_weights.shape[-1]
-        self.may_exceed_1 = may_exceed_1
+        self.of_sides, self.may_exceed_1 = (negative_weights, positive_weights), may_exceed_1
         self._weights: Array | None = None
 
     @property
     def weights(self) -> Array:
-        """The weights of both sides, (B, 2C)."""
+        """The weights of both sides, (2, B, C)."""
         if self._weights is None:
-            self._weights = _array.namespace(self.of_sides[0]).concat(self.of_sides, axis=-1)
+            self._weights = _ops.stacked(*self.of_sides)
         return self._weights
 
     def dense(self) -> Weighted:
@@ -209,14 +208,12 @@ class Weighted:
 
     def exponents(self, scores: Array, buffer: Array | None) -> Array:
         """``s`` and ``-s`` of each class, a temporary of the caller's own."""
-        return _array.namespace(scores).concat((scores, -scores), axis=-1)
+        return _ops.stacked(scores, -scores)
 
     def counting(self, exponents: Array, mask: Array | None) -> Array:
         """``-inf`` in place of every exponent that does not count; one of weight zero is absent, and does not."""
         counts = self.weights > 0
-        if mask is not None:
-            counts = counts & _array.namespace(mask).concat((mask, mask), axis=-1)
-        return _ops.where(counts, exponents, -math.inf, exponents)
+        return _ops.where(counts if mask is None else counts & mask, exponents, -math.inf, exponents)
 
     def headroom(self) -> Array | float:
         """What the weights may add to the largest exponent."""
@@ -234,11 +231,8 @@ class Weighted:
         return _ops.row_max(negatives), _ops.row_max(positives)
 
     def spread(self, negative: Array, positive: Array) -> Array:
-        """One number a row and side, (B,) or (1,) each, given to every exponent of that side."""
-        xp = _array.namespace(negative)
-        shape = self.of_sides[0].shape
-        sides = (xp.broadcast_to(side[:, None], shape) for side in (negative, positive))
-        return xp.concat(tuple(sides), axis=-1)
+        """One number a row and side, (B,) or (1,) each, for every exponent of that side."""
+        return _ops.stacked(negative[:, None], positive[:, None])
 
     def split(self, terms: Array) -> Split:
         """Terms of each side with their weights; overwrites the terms."""
@@ -258,7 +252,7 @@ class Weighted:
         if positive_weight is None:
             return terms
         negatives, positives = self.sides(terms)
-        return _array.namespace(terms).concat((negatives, positives * positive_weight), axis=-1)
+        return _ops.stacked(negatives, positives * positive_weight)
 
     def folded(self, terms: Array, sign: int) -> Array:
         """Negatives' terms and `sign` times the positives', added up by class, (B, C)."""
@@ -267,7 +261,7 @@ class Weighted:
 
     def sides(self, x: Array) -> Split:
         """What belongs to the negative and to the positive sum, (B, C) each, of one array of both."""
-        return x[:, : self.classes], x[:, self.classes :]
+        return x[0, ...], x[1, ...]
 
 
 class Paired:
@@ -317,7 +311,7 @@ class Distribution:
 
     def reference(self, scores: Array) -> Array:
         """The class that the others are measured from, (B,)."""
-        return _array.namespace(scores).argmax(scores, axis=-1)
+        return _ops.argmax(scores)
 
     def mass(self) -> Array:
         """The sum of the weights, (B,)."""
