@@ -367,8 +367,11 @@ def first_largest(x: Array) -> Array:
     return _at(x, argmax(x))
 
 
+_row_numbers = functools.lru_cache(maxsize=64)(np.arange)
+
+
 _CHOSEN: _FastForms = {
-    "numpy": lambda x, columns: x[np.arange(x.shape[0]), columns],
+    "numpy": lambda x, columns: x[_row_numbers(x.shape[0]), columns],
     "torch": lambda x, columns: x.gather(1, columns.long()[:, None])[:, 0],
     "jax": lambda x, columns: _array.namespace(x).take_along_axis(x, columns[:, None], axis=-1)[:, 0],
 }
@@ -381,7 +384,7 @@ def chosen(x: Array, columns: Array) -> Array:
 
 
 def _put_by_index(x: Array, columns: Array, values: Array | float) -> Array:
-    x[np.arange(x.shape[0]), columns] = values
+    x[_row_numbers(x.shape[0]), columns] = values
     return x
 
 

@@ -414,12 +414,7 @@ def _balance(labels: Labels, z: Array, alpha: float | None) -> Array | None:
         return None
     if not _constants.is_number(alpha) or not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be None or a number in [0, 1], got {alpha!r}")
-    xp = _array.namespace(z)
-    sides = (
-        xp.full((1,), weight, dtype=z.dtype, device=_array.device(z))
-        for weight in (1.0 - float(alpha), float(alpha))
-    )
-    return labels.spread(*sides)
+    return labels.constants(1.0 - float(alpha), float(alpha), z)
 
 
 def _weighed(labels: Labels, terms: Array, factors: Array | None) -> Array:

@@ -165,8 +165,9 @@ def circle_loss(
     -----
     Exponents are of the size of the scale, and a rounded exponent would cost as many ulp as it has units: what
     rounding takes off them is carried along, and value and gradient of hard labels are within 6 ulp of the row's
-    largest entry. A row without negatives or without positives has the loss 0 and the gradient 0. With constant weights the gradient is no derivative of the value, and
-    PyTorch's and JAX's second derivatives are those of the gradient, weights and all; `hvp` holds them constant.
+    largest entry. A row without negatives or without positives has the loss 0 and the gradient 0. With constant
+    weights the gradient is no derivative of the value, and PyTorch's and JAX's second derivatives are those of the
+    gradient, weights and all; `hvp` holds them constant.
 
     References
     ----------
@@ -236,7 +237,7 @@ class _Linear:
     is_linear, cancelled = True, 0.0
 
     def __init__(self, scale: float, margin: float) -> None:
-        self.is_moderate = scale < _PLAIN**2
+        self.is_moderate = scale != 1 and scale < _PLAIN**2  # else nothing asks
         self.scale, self.constant = scale, _constants.whole_and_rest(_constants.product(scale, margin))
 
     def exponents(self, labels: Labels, scores: Array, buffer: Array | None, is_plain: bool) -> _Exponents:
@@ -259,14 +260,14 @@ class _Circle:
 
     def exponents(self, labels: Labels, scores: Array, buffer: Array | None, is_plain: bool) -> _Exponents:
         xp = _array.namespace(scores)
-        zero = xp.zeros((1,), dtype=scores.dtype, device=_array.device(scores))
-        start = labels.spread(zero, zero - 1.0)
-        x, x_low = _ops.exact_difference(labels.exponents(scores, None), start, is_finite=is_plain)
+        exponents = labels.exponents(scores, None)
+        x, x_low = _ops.exact_difference(exponents, labels.constants(0.0, -1.0, scores), is_finite=is_plain)
         margin, margin_low = _constants.rounded(self.margin.as_integer_ratio(), x)
         weight = (x + margin) + (x_low + margin_low)
         square, square_low = _ops.exact_square(x, is_finite=is_plain)
         limit, limit_low = _constants.rounded(_constants.product(self.margin, self.margin), x)
-        high, low = _ops.exact_difference(square, zero[:, None] + limit, is_finite=is_plain)
+        limit_at = xp.full((1, 1), limit, dtype=x.dtype, device=_array.device(x))
+        high, low = _ops.exact_difference(square, limit_at, is_finite=is_plain)
         low = low + ((square_low - limit_low) + 2.0 * x * x_low)
         z, z_low = _ops.exact_product(high, self.scale, is_finite=is_plain)
         z_low = self.scale * low if z_low is None else z_low + self.scale * low
@@ -338,9 +339,8 @@ class _Pairs(NamedTuple):
     def _scale(self, own: Array, other: Array) -> Array:
         """``g S' / (1 + g S S')`` as ``1 / (S + 1 / (g S'))``, which rounds less often; 0 where S' is."""
         pull = self.growth * other
-        none = pull == 0
-        rest = self.one() / _ops.where(none, 1.0, pull, pull)
-        return _ops.where(none, 0.0, 1.0 / (own + rest), own)
+        none = _array.as_dtype(pull == 0, own.dtype)
+        return (1.0 - none) / (own + self.one() / (pull + none))
 
     def coupling(self) -> Array:
         """What the product of two terms of different sides is multiplied by to give their exponents' covariance."""

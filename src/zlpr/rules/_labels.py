@@ -62,6 +62,10 @@ class Dense:
         """One number a row and side, (B,) or (1,) each, given to every exponent of that side."""
         return _ops.where(self.positives, positive[:, None], negative[:, None], negative)
 
+    def constants(self, negative: float, positive: float, like: Array) -> Array:
+        """A number a side, given to every exponent of that side."""
+        return _ops.where(self.positives, positive, negative, like)
+
     def sides(self, x: Array) -> Split:
         """What multiplies the terms of the negative and of the positive side, of one array of both."""
         return x, x
@@ -162,6 +166,11 @@ class Indexed(Dense):
         self._flat(spread)[self.positions] = positive[self.rows] if positive.shape[0] > 1 else positive
         return spread
 
+    def constants(self, negative: float, positive: float, like: Array) -> Array:
+        constants = _array.namespace(like).full(self.scores.shape, negative, dtype=like.dtype)
+        self._flat(constants)[self.positions] = positive
+        return constants
+
     def sides(self, x: Array) -> Split:
         return x, self._flat(x)[self.positions]
 
@@ -233,6 +242,13 @@ class Weighted:
     def spread(self, negative: Array, positive: Array) -> Array:
         """One number a row and side, (B,) or (1,) each, for every exponent of that side."""
         return _ops.stacked(negative[:, None], positive[:, None])
+
+    def constants(self, negative: float, positive: float, like: Array) -> Array:
+        """A number a side, for every exponent of that side."""
+        xp, device = _array.namespace(like), _array.device(like)
+        return _ops.stacked(
+            *(xp.full((1, 1), x, dtype=like.dtype, device=device) for x in (negative, positive))
+        )
 
     def split(self, terms: Array) -> Split:
         """Terms of each side with their weights; overwrites the terms."""

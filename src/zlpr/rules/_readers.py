@@ -44,11 +44,12 @@ class Reader(Protocol):
     """How a loss reads the arrays that come after its first."""
 
     names: tuple[str, ...]
-    reads_values: bool
-    """whether `rows` does"""
 
     def rows(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
         """The arrays with rows as their first axis; raises unless they fit the first. May take its own options."""
+
+    def values(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
+        """The same for arrays that differ in their values alone from others that `rows` let pass."""
 
     def form(
         self, rest: Arrays, scores: Array, mask: Array | None, where: Place, folding: Folding
@@ -60,13 +61,15 @@ class MultiLabel:
     """Targets with an entry a class: hard (bool or integer 0-1) or soft (floating in [0, 1])."""
 
     names: tuple[str, ...] = ("scores", "targets")
-    reads_values = False
 
     def rows(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
         (targets,) = rest
         _array.require_array("targets", targets)
         _array.require_same_home("scores", lead, "targets", targets)
         return (_like_scores(targets, lead, layout),)
+
+    def values(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
+        return rest
 
     def form(
         self, rest: Arrays, scores: Array, mask: Array | None, where: Place, folding: Folding
@@ -90,7 +93,6 @@ class SingleLabel:
     """Targets that name one class a row (integer indices), or a distribution over the classes (floating)."""
 
     names: tuple[str, ...] = ("scores", "targets")
-    reads_values = False
 
     def rows(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
         (targets,) = rest
@@ -104,6 +106,9 @@ class SingleLabel:
                 f"not {tuple(targets.shape)}"
             )
         return (_array.namespace(targets).reshape(targets, (-1,)),)
+
+    def values(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
+        return rest
 
     def form(
         self, rest: Arrays, scores: Array, mask: Array | None, where: Place, folding: Folding
@@ -158,7 +163,6 @@ class Positives:
     """Indices of each row's positive classes, padded to one length, or a SciPy matrix of 0 and 1."""
 
     names: tuple[str, ...] = ("scores", "positives")
-    reads_values = True
 
     def rows(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
         (positives,), padding = rest, options.pop("padding")
@@ -172,17 +176,27 @@ class Positives:
                 f"positives must have the shape {(*layout.batch, 'K')}, the indices of each row's positive classes, "
                 f"not {tuple(positives.shape)}"
             )
+        return self.values(lead, rest, layout, {"padding": padding})
+
+    def values(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
+        """The rows of indices whose shape and dtype are right; raises on the host where one is out of range."""
+        (positives,), padding = rest, options["padding"]
         xp = _array.namespace(positives)
         if _array.dtype_name(positives).startswith("uint"):
             positives = positives + xp.zeros((), dtype=xp.int8, device=_array.device(positives))
+        rows, classes = (math.prod(layout.batch), positives.shape[-1]), lead.shape[layout.axis]
+        on_host = _array.place(lead) == "host"
+        seen = on_host and padding == _NO_CLASS and 0 not in positives.shape
+        if seen and _ops.lies_in(positives, _NO_CLASS, classes - 1):
+            return (xp.reshape(positives, rows),)
         padded = positives == padding
-        if _array.place(lead) == "host":
-            self._require_in_range(positives, padded, lead.shape[layout.axis])
+        if on_host:
+            self._require_in_range(positives, padded, classes)
         else:
             positives = xp.where(positives < 0, xp.full_like(positives, _OUT_OF_RANGE), positives)
-        if padding != _NO_CLASS or _array.place(lead) != "host":
+        if padding != _NO_CLASS or not on_host:
             positives = xp.where(padded, xp.full_like(positives, _NO_CLASS), positives)
-        return (xp.reshape(positives, (math.prod(layout.batch), positives.shape[-1])),)
+        return (xp.reshape(positives, rows),)
 
     def form(
         self, rest: Arrays, scores: Array, mask: Array | None, where: Place, folding: Folding
@@ -273,8 +287,6 @@ class _LabelMatrix:
 class Companions:
     """Floating arrays shaped like the first; the kernel gets them as a tuple, in the dtype to compute in."""
 
-    reads_values = False
-
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
 
@@ -283,6 +295,9 @@ class Companions:
             require_like(name, x, self.names[0], lead)
             _array.require_real_floating(name, x)
         return tuple(layout.as_rows(x) for x in rest)
+
+    def values(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
+        return rest
 
     def form(
         self, rest: Arrays, scores: Array, mask: Array | None, where: Place, folding: Folding

@@ -348,10 +348,8 @@ class RowLoss(Rule):
         like = signature(args, opts)
         known = None if like is None else self._calls.get(like)
         if known is not None:
-            lead, rest = args[0], args[1:]
-            if self.reader.reads_values:
-                rest = self.reader.rows(lead, rest, known.layout, {**self._own, **opts})
-            return Call(lead, rest, *known[2:])
+            options = {**self._own, **opts} if opts else self._own
+            return Call(args[0], self.reader.values(args[0], args[1:], known.layout, options), *known[2:])
         call = self._checked(args, opts)
         if like is not None and call.layout.is_plain and call.threshold is None:
             if len(self._calls) >= _CALLS_KEPT:
