@@ -262,9 +262,8 @@ def test_distinct_is_in_order(xp):
     assert _ops.distinct(xp.asarray(x[:0])).shape == (0,)
 
 
-@pytest.mark.parametrize("repeats", [1, 8])
-def test_marked_are_the_valid_indices(xp, monkeypatch, repeats):
-    indices = np.tile([[0, 2, 2], [-1, 9, 1], [-1, -1, -1], [3, 0, 1]], (1, repeats))
+def test_marked_are_the_valid_indices(xp, monkeypatch):
+    indices = np.asarray([[0, 2, 2], [-1, 9, 1], [-1, -1, -1], [3, 0, 1]])
     valid = (indices >= 0) & (indices < 4)
     expected = [
         [True, False, True, False],

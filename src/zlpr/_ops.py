@@ -829,13 +829,8 @@ def _marked_by_assignment(indices: Array, valid: Array, width: int) -> Array:
     return marks[:, :width]
 
 
-_FEW = 16
-
-
 def _marked_by_update(indices: Array, valid: Array, width: int) -> Array:
-    """JAX: what points outside is dropped; a few are sooner sought at every place than put at theirs."""
-    if indices.shape[1] <= _FEW:
-        return _marked_by_comparison(indices, valid, width)
+    """JAX: what points outside is dropped."""
     xp = _array.namespace(indices)
     rows = xp.arange(indices.shape[0])[:, None]
     marks = xp.zeros((indices.shape[0], width), dtype=bool)

@@ -426,8 +426,8 @@ def _pairs(rows: Rows, labels: Labels, form: _Form, far_count: bool = False) -> 
     terms = _ops.exp_(z)
     if low is not None:
         terms = _ops.nudged_(terms, low, is_small=rows.lies_within(0.5, low))
-    split = labels.split(terms)
-    return _Pairs(labels, exponents, split, labels.sums(split), growth, excess, largest < math.inf)
+    split, sums = labels.split(terms)
+    return _Pairs(labels, exponents, split, sums, growth, excess, largest < math.inf)
 
 
 def _largest_if_free(rows: Rows, z: Array) -> float:

@@ -366,8 +366,7 @@ def _two_sides(
     terms = _ops.exp_(z)
     if rows.low is not None:
         terms = _ops.nudged_(terms, labels.exponents(rows.low, None))
-    split = labels.split(terms)
-    sums = labels.sums(split)
+    split, sums = labels.split(terms)
     factors = _threshold_factors(rows.threshold)
     negative, positive = _Side(sums[0], shifts[0], factors[0]), _Side(sums[1], shifts[1], factors[1])
     return labels, split, negative, positive

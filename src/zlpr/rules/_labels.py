@@ -70,14 +70,13 @@ class Dense:
         """What multiplies the terms of the negative and of the positive side, of one array of both."""
         return x, x
 
-    def split(self, terms: Array) -> Split:
-        """Terms of each side with their weights, 0 for the other side's; may overwrite the terms."""
-        negatives = _ops.where(self.positives, 0.0, terms, terms)
-        return negatives, _ops.where(self.positives, terms, 0.0, terms)
+    def split(self, terms: Array) -> tuple[Split, Split]:
+        """Terms of each side with their weights, 0 for the other side's, and their sums, (B,) each.
 
-    def sums(self, split: Split) -> Split:
-        """Sum of the terms of each side, (B,) each."""
-        return _ops.row_sum(split[0]), _ops.row_sum(split[1])
+        May overwrite the terms.
+        """
+        negatives = _ops.where(self.positives, 0.0, terms, terms)
+        return _with_sums(negatives, _ops.where(self.positives, terms, 0.0, terms))
 
     def scaled(self, split: Split, negative: Array, positive: Array) -> Array:
         """Terms times a factor a row and side, added up by class, (B, C); may overwrite the terms."""
@@ -102,6 +101,10 @@ class Dense:
         return self._of_sides
 
 
+def _with_sums(negatives: Array, positives: Array) -> tuple[Split, Split]:
+    return (negatives, positives), (_ops.row_sum(negatives), _ops.row_sum(positives))
+
+
 class Finite(Dense):
     """Hard labels of a host block whose terms are finite: sides are told apart by products, the faster way."""
 
@@ -112,9 +115,9 @@ class Finite(Dense):
         at_positives = scores * self.weights
         return _ops.subtract_(_ops.subtract_(_ops.copied(scores, buffer), at_positives), at_positives)
 
-    def split(self, terms: Array) -> Split:
+    def split(self, terms: Array) -> tuple[Split, Split]:
         positives = terms * self.weights
-        return _ops.subtract_(terms, positives), positives
+        return _with_sums(_ops.subtract_(terms, positives), positives)
 
     def scaled(self, split: Split, negative: Array, positive: Array) -> Array:
         negatives = _ops.multiply_(split[0], negative[:, None])
@@ -174,15 +177,12 @@ class Indexed(Dense):
     def sides(self, x: Array) -> Split:
         return x, self._flat(x)[self.positions]
 
-    def split(self, terms: Array) -> Split:
+    def split(self, terms: Array) -> tuple[Split, Split]:
         flat = self._flat(terms)
         positives = flat[self.positions]
         flat[self.positions] = 0.0
-        return terms, positives
-
-    def sums(self, split: Split) -> Split:
-        negatives, positives = split
-        return _ops.row_sum(negatives), _ops.segment_sum(positives, self.rows, negatives.shape[0])
+        sums = _ops.row_sum(terms), _ops.segment_sum(positives, self.rows, terms.shape[0])
+        return (terms, positives), sums
 
     def scaled(self, split: Split, negative: Array, positive: Array) -> Array:
         terms = _ops.multiply_(split[0], negative[:, None])
@@ -236,8 +236,7 @@ class Weighted:
 
     def tops(self, exponents: Array) -> Split:
         """The largest exponent of each side, (B,) each."""
-        negatives, positives = self.sides(exponents)
-        return _ops.row_max(negatives), _ops.row_max(positives)
+        return self.sides(_ops.row_max(exponents))
 
     def spread(self, negative: Array, positive: Array) -> Array:
         """One number a row and side, (B,) or (1,) each, for every exponent of that side."""
@@ -250,13 +249,10 @@ class Weighted:
             *(xp.full((1, 1), x, dtype=like.dtype, device=device) for x in (negative, positive))
         )
 
-    def split(self, terms: Array) -> Split:
-        """Terms of each side with their weights; overwrites the terms."""
-        return self.sides(_ops.multiply_(terms, self.weights))
-
-    def sums(self, split: Split) -> Split:
-        """Sum of the terms of each side, (B,) each."""
-        return _ops.row_sum(split[0]), _ops.row_sum(split[1])
+    def split(self, terms: Array) -> tuple[Split, Split]:
+        """Terms of each side with their weights, and their sums, (B,) each; overwrites the terms."""
+        terms = _ops.multiply_(terms, self.weights)
+        return self.sides(terms), self.sides(_ops.row_sum(terms))
 
     def scaled(self, split: Split, negative: Array, positive: Array) -> Array:
         """Terms times a factor a row and side, added up by class, (B, C)."""
@@ -276,7 +272,7 @@ class Weighted:
         return negatives + sign * positives
 
     def sides(self, x: Array) -> Split:
-        """What belongs to the negative and to the positive sum, (B, C) each, of one array of both."""
+        """What belongs to the negative and to the positive sum, of one array of both."""
         return x[0, ...], x[1, ...]
 
 
@@ -299,13 +295,10 @@ class Paired:
         """The largest exponent of either side."""
         return _ops.extent(exponents)
 
-    def split(self, terms: Array) -> Split:
+    def split(self, terms: Array) -> tuple[Split, Split]:
         negative_weights, positive_weights = self._weighted.of_sides
         positives = positive_weights / terms
-        return _ops.multiply_(terms, negative_weights), positives
-
-    def sums(self, split: Split) -> Split:
-        return _ops.row_sum(split[0]), _ops.row_sum(split[1])
+        return _with_sums(_ops.multiply_(terms, negative_weights), positives)
 
     def scaled(self, split: Split, negative: Array, positive: Array) -> Array:
         negatives = _ops.multiply_(split[0], negative[:, None])
