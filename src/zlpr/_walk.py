@@ -26,9 +26,9 @@ from zlpr._array import Array
 RowKernel = Callable[..., tuple[Array | None, ...]]
 _Block = tuple[slice, EllipsisType]  # the standard has no index of the first axis alone
 
-_HOST_BLOCK_BYTES = {"numpy": 1 << 19, "torch": 1 << 22}  # PyTorch's own threads want more work at a time
+_HOST_BLOCK_BYTES = {"numpy": 1 << 20, "torch": 1 << 22}  # PyTorch's own threads want more work at a time
 _DEVICE_BLOCK_BYTES = 1 << 28
-_SURELY_ONE_BLOCK = 1 << 12  # elements: of so few, the questions a walk asks take as long as the work
+_SURELY_ONE_BLOCK = 1 << 13  # elements: of so few, the questions a walk asks take as long as the work
 
 
 def _block_rows(lead: Array, workspace: float) -> int:
@@ -63,7 +63,7 @@ def _take(x: Array | None, block: _Block) -> Array | None:
 
 _workers: ContextVar[int] = ContextVar("workers", default=1)
 _WORTH_SHARING = 250_000  # elements; threads take longer to wake than fewer take to visit
-_SHARED_BLOCKS = 4  # times the size of others, since threads wait for one another between two operations
+_SHARED_BLOCKS = 2  # times the size of others, since threads wait for one another between two operations
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from zlpr.rules import Rows, row_loss
 __all__ = ["zlpr_divergence"]
 
 
-@row_loss(wrt=("scores_p", "scores_q"), arrays=("scores_p", "scores_q"), separable=True)
+@row_loss(wrt=("scores_p", "scores_q"), arrays=("scores_p", "scores_q"), separable=True, workspace=2.0)
 def zlpr_divergence(
     rows: Rows, shares: Array | None, *, symmetric: bool = True
 ) -> tuple[Array, dict[str, Array]]:

@@ -18,7 +18,7 @@ from zlpr.rules._labels import Labels, Weighted
 __all__ = ["asymmetric_loss", "focal_loss"]
 
 
-@row_loss(wrt=("scores",), targets="multi-label", separable=True, workspace=3.0)
+@row_loss(wrt=("scores",), targets="multi-label", separable=True, workspace=2.0)
 def focal_loss(
     rows: Rows,
     shares: Array | None,

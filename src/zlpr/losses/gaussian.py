@@ -16,7 +16,7 @@ from zlpr.rules import Rows, row_loss
 __all__ = ["gaussian_kl", "gaussian_nll"]
 
 
-@row_loss(wrt=("mean", "log_variance"), arrays=("mean", "log_variance"), separable=True)
+@row_loss(wrt=("mean", "log_variance"), arrays=("mean", "log_variance"), separable=True, workspace=2.0)
 def gaussian_kl(rows: Rows, shares: Array | None) -> tuple[Array, dict[str, Array]]:
     r"""Kullback-Leibler divergence of a diagonal normal distribution from the standard one, in nats.
 

@@ -16,7 +16,7 @@ from zlpr.rules import Rows, row_loss
 __all__ = ["gaussian_divergence"]
 
 
-@row_loss(wrt=("outputs_p", "outputs_q"), arrays=("outputs_p", "outputs_q"), separable=True, workspace=2.0)
+@row_loss(wrt=("outputs_p", "outputs_q"), arrays=("outputs_p", "outputs_q"), separable=True, workspace=4.0)
 def gaussian_divergence(rows: Rows, shares: Array | None) -> tuple[Array, dict[str, Array]]:
     r"""Kullback-Leibler divergence of two diagonal normal distributions, in nats.
 

@@ -20,7 +20,7 @@ from zlpr.rules._labels import Weighted
 __all__ = ["k_subset_cross_entropy"]
 
 
-@row_loss(wrt=("scores", "threshold"), targets="multi-label", workspace=4.0)
+@row_loss(wrt=("scores", "threshold"), targets="multi-label", workspace=8.0)
 def k_subset_cross_entropy(
     rows: Rows,
     shares: Array | None,

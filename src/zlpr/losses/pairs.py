@@ -19,7 +19,7 @@ __all__ = ["circle_loss", "lsep_loss"]
 Weighting = Literal["circle", "unified"]
 
 
-@row_loss(wrt=("scores",), targets="multi-label", workspace=2.0)
+@row_loss(wrt=("scores",), targets="multi-label")
 def lsep_loss(
     rows: Rows, shares: Array | None, *, label_smoothing: float = 0.0
 ) -> tuple[Array, dict[str, Array]]:
@@ -95,7 +95,7 @@ def _lsep_product(rows: Rows, v: Array) -> Array:
     return _hessian_product(rows, v, _Linear(1.0, 0.0))
 
 
-@row_loss(wrt=("scores",), targets="multi-label", workspace=3.0)
+@row_loss(wrt=("scores",), targets="multi-label", workspace=2.0)
 def circle_loss(
     rows: Rows,
     shares: Array | None,

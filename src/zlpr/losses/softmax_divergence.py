@@ -17,7 +17,7 @@ from zlpr.rules import Rows, row_loss
 __all__ = ["softmax_divergence"]
 
 
-@row_loss(wrt=("scores_p", "scores_q"), arrays=("scores_p", "scores_q"), workspace=3.0)
+@row_loss(wrt=("scores_p", "scores_q"), arrays=("scores_p", "scores_q"), workspace=4.0)
 def softmax_divergence(rows: Rows, shares: Array | None) -> tuple[Array, dict[str, Array]]:
     r"""Kullback-Leibler divergence of two softmax distributions, in nats.
 

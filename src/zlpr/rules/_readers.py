@@ -24,7 +24,7 @@ from zlpr.rules._labels import (
 )
 from zlpr.rules._layout import Layout
 
-_INDEX_SHARE = 16  # positions pay while at most one class in sixteen is positive ...
+_INDEX_SHARE = 128  # positions pay while at most a class in 128 per byte of a score is positive ...
 _INDEX_LEAST = 1 << 13  # ... and while a pass over the block costs more than a call
 _SAMPLE = 64
 _NO_CLASS, _OUT_OF_RANGE = -1, -2
@@ -84,7 +84,7 @@ class MultiLabel:
         if count is None:
             return Dense(positives, scores), valid
         size = positives.shape[0] * positives.shape[1]
-        if size >= _INDEX_LEAST and count * _INDEX_SHARE <= size:
+        if size >= _INDEX_LEAST and count * _INDEX_SHARE <= size * _array.itemsize(scores):
             return Indexed(scores, positives=positives), valid
         return Finite(positives, scores), valid
 
