@@ -26,6 +26,7 @@ TABLES = {
     "first_true": "_FIRST_TRUE",
     "put_": "_PUT_",
     "stacked": "_STACKED",
+    "where_few": "_WHERE_FEW",
     "replaced_": "_REPLACED_",
     "marked": "_MARKED",
     "flat_positions": "_FLAT_POSITIONS",
@@ -247,6 +248,20 @@ def test_where_of_many_entries_keeps_every_bit(xp, monkeypatch, dtype):
 
 
 @pytest.mark.library("numpy", "torch")
+@pytest.mark.parametrize(
+    ("shape", "share"), [((3, 5), 0.3), ((200, 100), 0.0), ((200, 100), 0.1), ((200, 100), 0.9)]
+)
+def test_a_function_of_few_entries(xp, monkeypatch, shape, share):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((2, *shape))
+    condition = rng.random(shape) < share
+    for form in both_forms(monkeypatch, "where_few"):
+        otherwise = xp.asarray(-x)
+        operands = xp.asarray(x), xp.asarray(y.T.copy()).T  # of any layout
+        found = form(xp.asarray(condition), lambda a, b: a + b, otherwise, *operands)
+        np.testing.assert_array_equal(xp.to_numpy(found), np.where(condition, x + y, -x))
+
+
 def test_flat_positions_count_along_the_rows(xp, monkeypatch):
     mask = np.asarray([[False, True, True], [False, False, False], [True, False, True]])
     for form in both_forms(monkeypatch, "flat_positions"):

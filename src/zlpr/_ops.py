@@ -254,6 +254,28 @@ def where(condition: Array, x: Array | float, y: Array | float, like: Array) -> 
     return xp.where(condition, as_array(x), as_array(y))
 
 
+def _numpy_where_few(
+    condition: Array, function: Callable[..., Array], otherwise: Array, *operands: Array
+) -> Array:
+    """NumPy: what counts at a few entries is computed for these alone; overwrites the rest's temporary."""
+    at = _FLAT_POSITIONS["numpy"](condition)
+    if 2 * at.size > condition.size or condition.size < _WORTH_SELECTING:
+        return _numpy_where(condition, function(*operands), otherwise, otherwise)
+    otherwise.reshape(-1)[at] = function(*(x.reshape(-1)[at] for x in operands))
+    return otherwise
+
+
+_WHERE_FEW: _FastForms = {"numpy": _numpy_where_few}
+
+
+def where_few(condition: Array, function: Callable[..., Array], otherwise: Array, *operands: Array) -> Array:
+    """``function`` of the operands where a condition holds, which is seldom, and elsewhere the caller's temporary."""
+    fast = _WHERE_FEW.get(_array.library(otherwise))
+    if fast:
+        return fast(condition, function, otherwise, *operands)
+    return where(condition, function(*operands), otherwise, otherwise)
+
+
 def _jax_stacked(x: Array, y: Array) -> Array:
     """JAX: XLA fuses a choice with what comes before and after it, and stores what is concatenated."""
     xp = _array.namespace(x)

@@ -86,7 +86,7 @@ def zlpr_divergence(
     >>> round(float(fit + 4.0 / 2 * agreement), 6), slope.round(6)
     (1.340858, array([[0.254732, 0.184822]]))
     """
-    pair = _pair(rows, one_sided=symmetric)
+    pair = _pair(rows)
     difference = _difference(pair)
     terms = _both_ways(pair, difference) if symmetric else _one_way(pair, difference)
     values = _ops.row_sum(rows.counted(terms))
@@ -106,7 +106,7 @@ def zlpr_divergence(
 @zlpr_divergence.diagonal
 def _diagonal(rows: Rows, *, symmetric: bool = True) -> Array:
     """``σ'(p) (c - (p - q) tanh(p / 2))``, c = 2 for the symmetric divergence and 1 for the other."""
-    xp, pair = _array.namespace(rows.scores), _pair(rows, one_sided=False)
+    xp, pair = _array.namespace(rows.scores), _pair(rows)
     bent, bend = _slope_times_gap(pair), xp.tanh(0.5 * pair.p.scores)
     bent = _ops.where((bend == 0) & (xp.abs(bent) == math.inf), 0.0, bent * bend, bent)
     return rows.counted(_variance(pair.p) * (2.0 if symmetric else 1.0) - bent)
@@ -137,15 +137,19 @@ class _Pair(NamedTuple):
         return self._replace(p=self.q, q=self.p, gap=-self.gap)
 
 
-def _pair(rows: Rows, *, one_sided: bool) -> _Pair:
-    xp, p, q = _array.namespace(rows.scores), rows.scores, rows.labels[0]
+def _pair(rows: Rows) -> _Pair:
+    p, q = rows.scores, rows.labels[0]
     gap = p - q
     products_are_finite = 0.5 * _ops.log_max(gap) - 1.0
-    if one_sided and rows.lies_within(products_are_finite, p) and rows.lies_within(products_are_finite, q):
+    if rows.lies_within(products_are_finite, p) and rows.lies_within(products_are_finite, q):
         return _Pair(_one_sided_odds(p), _one_sided_odds(q), gap, finite=True, one_sided=True)
-    finite = rows.lies_within(math.inf, gap)
+    return _two_sided_pair(p, q, gap, rows.lies_within(math.inf, gap))
+
+
+def _two_sided_pair(p: Array, q: Array, gap: Array, finite: bool) -> _Pair:
     if not finite:
-        gap = _ops.where((p == q) & (xp.abs(p) == math.inf), 0.0, gap, gap)
+        same = (p == q) & (_array.namespace(p).abs(p) == math.inf)
+        gap = _ops.where(same, 0.0, gap, gap)
     return _Pair(_odds(p, finite), _odds(q, finite), gap, finite, one_sided=False)
 
 
@@ -206,8 +210,9 @@ _NEAR = 2.0
 
 def _one_way(pair: _Pair, difference: Array) -> Array:
     """``KL(p || q)`` of each class, from the difference where the scores are near one another."""
-    near = _array.namespace(difference).abs(pair.gap) <= _NEAR
-    return _ops.where(near, _one_way_near(pair, difference), _one_way_far(pair), difference)
+    is_far = _array.namespace(difference).abs(pair.gap) > _NEAR
+    near, scores = _one_way_near(pair, difference), (pair.p.scores, pair.q.scores)
+    return _ops.where_few(is_far, lambda p, q: _one_way_far(p, q, pair.finite), near, *scores)
 
 
 def _one_way_near(pair: _Pair, difference: Array) -> Array:
@@ -227,9 +232,9 @@ def _one_way_near(pair: _Pair, difference: Array) -> Array:
     return _ops.multiply_(_ops.subtract_(0.5 * gap, odd), difference)
 
 
-def _one_way_far(pair: _Pair) -> Array:
+def _one_way_far(scores_p: Array, scores_q: Array, is_finite: bool) -> Array:
     """Cross-entropy less entropy, with nothing in either that the other one has too."""
-    p, q, gap, finite, _ = pair
+    p, q, gap, finite, _ = _two_sided_pair(scores_p, scores_q, scores_p - scores_q, is_finite)
     xp = _array.namespace(gap)
     of_p, of_q = p.size, q.size
     assert of_p is not None  # which only one-sided odds lack
