@@ -243,6 +243,31 @@ def one_way_in_jax(jax: Any, p: Any, q: Any) -> Any:
     return (softplus(q) - softplus(p) - jax.nn.sigmoid(p) * (q - p)).sum(-1).mean()
 
 
+def softmax_divergence_in_torch(torch: Any, p: Any, q: Any) -> Any:
+    functional = torch.nn.functional
+    of_p, of_q = functional.log_softmax(p, dim=-1), functional.log_softmax(q, dim=-1)
+    return functional.kl_div(of_q, of_p, reduction="batchmean", log_target=True)
+
+
+def softmax_divergence_in_jax(jax: Any, p: Any, q: Any) -> Any:
+    of_p, of_q = jax.nn.log_softmax(p, axis=-1), jax.nn.log_softmax(q, axis=-1)
+    return (jax.numpy.exp(of_p) * (of_p - of_q)).sum(-1).mean()
+
+
+def _normals_in(xp: Any, p: Any, q: Any) -> Any:
+    half = p.shape[-1] // 2
+    wider, error = p[:, half:] - q[:, half:], p[:, :half] - q[:, :half]
+    return 0.5 * (xp.exp(wider) - 1 - wider + error**2 * xp.exp(-q[:, half:])).sum(-1).mean()
+
+
+def gaussian_divergence_in_torch(torch: Any, p: Any, q: Any) -> Any:
+    return _normals_in(torch, p, q)
+
+
+def gaussian_divergence_in_jax(jax: Any, p: Any, q: Any) -> Any:
+    return _normals_in(jax.numpy, p, q)
+
+
 def kl_in_torch(torch: Any, mean: Any, log_variance: Any) -> Any:
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(-1).mean()
 
@@ -371,6 +396,31 @@ def plain_one_way(p: np.ndarray, q: np.ndarray, share: float) -> tuple[float, tu
     of_p, of_q = e_p / (1 + e_p), e_q / (1 + e_q)
     values = np.log1p(e_q) - np.log1p(e_p) + of_p * gap
     return values.sum(), (of_p * (1 - of_p) * gap * share, (of_q - of_p) * share)
+
+
+def plain_softmax_divergence(
+    p: np.ndarray, q: np.ndarray, share: float
+) -> tuple[float, tuple[np.ndarray, ...]]:
+    logs = []
+    for s in (p, q):
+        less = s - s.max(axis=1, keepdims=True)
+        logs.append(less - np.log(np.exp(less).sum(axis=1, keepdims=True)))
+    of_p, of_q, gap = np.exp(logs[0]), np.exp(logs[1]), logs[0] - logs[1]
+    values = (of_p * gap).sum(axis=1, keepdims=True)
+    return values.sum(), (of_p * (gap - values) * share, (of_q - of_p) * share)
+
+
+def plain_gaussian_divergence(
+    p: np.ndarray, q: np.ndarray, share: float
+) -> tuple[float, tuple[np.ndarray, ...]]:
+    half = p.shape[1] // 2
+    wider, error = p[:, half:] - q[:, half:], p[:, :half] - q[:, :half]
+    growth, slope = np.expm1(wider), error * np.exp(-q[:, half:])
+    squared = error * slope
+    gradient_p = np.hstack((slope, 0.5 * growth)) * share
+    gradient_q = -gradient_p
+    gradient_q[:, half:] -= (0.5 * share) * squared
+    return 0.5 * (growth - wider + squared).sum(), (gradient_p, gradient_q)
 
 
 def plain_kl(
@@ -503,6 +553,22 @@ CASES = {
     ),
     "zlpr_divergence, one-way": Case(
         one_way, two_arrays, one_way_in_torch, one_way_in_jax, 2, plain=plain_one_way
+    ),
+    "softmax_divergence": Case(
+        losses.softmax_divergence.value_and_grad,
+        two_arrays,
+        softmax_divergence_in_torch,
+        softmax_divergence_in_jax,
+        2,
+        plain=plain_softmax_divergence,
+    ),
+    "gaussian_divergence": Case(
+        losses.gaussian_divergence.value_and_grad,
+        two_arrays,
+        gaussian_divergence_in_torch,
+        gaussian_divergence_in_jax,
+        2,
+        plain=plain_gaussian_divergence,
     ),
     "gaussian_kl": Case(
         losses.gaussian_kl.value_and_grad, two_arrays, kl_in_torch, kl_in_jax, 2, plain=plain_kl

@@ -55,6 +55,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     infinite: bool = True
     scale: float = 1.0
+    columns: int = 1  # for each of a shape
 
 
 def labels(shape: tuple[int, int], dtype: str) -> Any:
@@ -113,6 +114,8 @@ CASES = (
     Case("circle_loss, unified", "circle_loss", labels, {"weighting": "unified", "scale": 3.0}),
     Case("zlpr_divergence", "zlpr_divergence", one_more, {}, False),
     Case("zlpr_divergence, one-way", "zlpr_divergence", one_more, {"symmetric": False}, False),
+    Case("softmax_divergence", "softmax_divergence", moderate(1), {}, False, 0.01),
+    Case("gaussian_divergence", "gaussian_divergence", moderate(1), {}, False, 0.01, 2),
     Case("gaussian_kl", "gaussian_kl", moderate(1), {}, False),
     Case("gaussian_nll", "gaussian_nll", moderate(2), {}, False),
 )
@@ -177,6 +180,7 @@ def extremes(library: str) -> dict[str, dict[str, str]]:
 def worst_drawn(xp: Any, case: Case, shape: tuple[int, int], dtype: str) -> tuple[float, float]:
     """The largest errors of the value and of any gradient over what hypothesis draws."""
     wide = "float32" if dtype in ("float16", "bfloat16") else dtype
+    shape = (shape[0], shape[1] * case.columns)
     worst = [0.0, 0.0]
 
     @seed(0)

@@ -119,6 +119,20 @@ LOSSES = {
         lambda r: losses.zlpr_divergence.value_and_grad(r.scores, r.other, reduction="none", symmetric=False),
         math.inf,
     ),
+    "softmax_divergence": Bounded(
+        lambda r: losses.softmax_divergence.value_and_grad(r.scores, r.other, reduction="none"), math.inf
+    ),
+    "softmax_divergence, to the second scores": Bounded(
+        lambda r: losses.softmax_divergence.value_and_grad(r.scores, r.other, reduction="none", argnums=1),
+        1,
+        2,
+    ),
+    "gaussian_divergence": Bounded(
+        lambda r: losses.gaussian_divergence.value_and_grad(
+            np.hstack((r.scores, r.other)), np.hstack((r.other, r.scores)), reduction="none"
+        ),
+        math.inf,
+    ),
     "gaussian_kl": Bounded(
         lambda r: losses.gaussian_kl.value_and_grad(r.scores, r.other, reduction="none"), math.inf
     ),

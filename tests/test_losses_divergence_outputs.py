@@ -61,6 +61,21 @@ def test_value_gradients_and_curvature(xp, rule, width, dtype):
     assert_parts(xp, rule, *pairs(width, dtype), dtype)
 
 
+@pytest.mark.parametrize(
+    ("p", "q"),
+    [([-46.5, 0.0], [-1e29, -1.0]), ([12.75, 9.0, 6.5], [0.0, 0.0, -1e12]), ([0.0, 0.0], [1e38, -1e38])],
+)
+def test_a_divergence_beyond_the_spacing_of_the_exponents_is_no_nan(xp, p, q):
+    # The divergence is up to 10^38, and the numbers near it are up to 10^31 apart.
+    p, q = np.asarray([p], dtype="float32"), np.asarray([q], dtype="float32")
+    value, (slope,) = softmax_divergence.value_and_grad(
+        xp.asarray(p), xp.asarray(q), argnums=(1,), reduction="none"
+    )
+    exact, exact_slope, *_ = (exact_rows(softmax_divergence, p, q)[i] for i in (0, 2))
+    assert_ulps(xp, value, exact, "float32", LIMIT)
+    assert_ulps(xp, slope, exact_slope, "float32", LIMIT)
+
+
 def test_classes_that_do_not_count(xp):
     p, q = pairs(5, "float64")
     mask = np.random.default_rng(1).random(p.shape) < 0.6

@@ -68,6 +68,8 @@ def softmax_divergence(rows: Rows, shares: Array | None) -> tuple[Array, dict[st
     >>> round(float(value), 6), gradient
     (0.143841, array([[-0.25,  0.25]]))
     """
+    if 0 in rows.scores.shape:
+        return _ops.row_sum(rows.scores), dict.fromkeys(rows.needs, rows.scores)
     p = _pair(rows)
     xp = _array.namespace(p.share)
     values = p.shift + xp.log1p(_ops.row_sum(p.terms) + xp.expm1(-p.shift))
@@ -75,8 +77,7 @@ def softmax_divergence(rows: Rows, shares: Array | None) -> tuple[Array, dict[st
     if shares is None:
         return values, gradients
     if "scores_p" in rows.needs:
-        slope = _ops.where(p.share == 0, 0.0, -p.share * p.gap, p.share)
-        gradients["scores_p"] = _ops.multiply_(slope, shares[:, None])
+        gradients["scores_p"] = _ops.multiply_(p.of_possible(-p.share * p.gap), shares[:, None])
     if "scores_q" in rows.needs:
         gradients["scores_q"] = _ops.multiply_(_difference(p, values[:, None]), shares[:, None])
     return values, gradients
@@ -85,16 +86,20 @@ def softmax_divergence(rows: Rows, shares: Array | None) -> tuple[Array, dict[st
 @softmax_divergence.diagonal
 def _diagonal(rows: Rows) -> Array:
     """``P (1 - P) (1 - c) + P² c``, c the centred difference of the scores."""
+    if 0 in rows.scores.shape:
+        return rows.scores
     p = _pair(rows)
-    gap = _ops.where(p.share == 0, 0.0, p.gap, p.gap)
+    gap = p.of_possible(p.gap)
     return p.share * (_rest(p.share) * (1 - gap) + p.share * gap)
 
 
 @softmax_divergence.product
 def _product(rows: Rows, v: Array) -> Array:
     """``P ((1 - c) w + (c P)·w)`` with ``w = v - P·v``."""
+    if 0 in rows.scores.shape:
+        return rows.scores * v
     p = _pair(rows)
-    gap = _ops.where(p.share == 0, 0.0, p.gap, p.gap)
+    gap = p.of_possible(p.gap)
     w = v - _ops.row_sum(p.share * v)[:, None]
     return p.share * ((1 - gap) * w + _ops.row_sum(gap * p.share * w)[:, None])
 
@@ -114,37 +119,68 @@ class _Pair(NamedTuple):
     """(B, 1), the mean under P of what the scores differ by more than those of the likeliest class"""
     scores_q: Array
     """q without infinite scores"""
+    is_plain: bool
+    """whether all scores are known to be far from overflow"""
+
+    def of_possible(self, x: Array) -> Array:
+        """0 for classes of probability 0, where that makes a difference."""
+        return x if self.is_plain else _ops.where(self.share == 0, 0.0, x, x)
+
+
+_PLAIN = 1e6
 
 
 def _pair(rows: Rows) -> _Pair:
-    xp = _array.namespace(rows.scores)
-    p, q = (_with_finite_top(s, rows.mask) for s in (rows.scores, rows.labels[0]))
-    first = _ops.first_largest(p)
-    distance, low = _ops.exact_difference(p, _at(p, first))
-    share, whole = _shares(p)
-    q_first = _at(q, first)
-    ahead, ahead_low = _ops.exact_difference(q, _ops.where(q_first == -math.inf, 0.0, q_first, q))
-    step, step_low = _ops.exact_difference(ahead, distance)
+    xp, p, q = _array.namespace(rows.scores), rows.scores, rows.labels[0]
+    plain = rows.mask is None and rows.lies_within(_PLAIN, p) and rows.lies_within(_PLAIN, q)
+    if not plain:
+        p, q = _with_finite_top(p, rows.mask), _with_finite_top(q, rows.mask)
+    first = _ops.argmax(p)
+    distance, low = _ops.exact_difference(p, _ops.chosen(p, first)[:, None], is_finite=plain)
+    share, whole = _shares(distance, low)
+    start = _ops.chosen(q, first)[:, None]
+    ahead, ahead_low = _ops.exact_difference(
+        q, _ops.where(start == -math.inf, 0.0, start, q), is_finite=plain
+    )
+    step, step_low = _ops.exact_difference(ahead, distance, is_finite=plain)
     gap = step + (step_low + (ahead_low - low))  # q - p less that of the first class, to its last digits
-    impossible = (q == -math.inf) & (share != 0)
-    gap = _ops.where(impossible, 0.0, gap, gap)
-    centre = _ops.row_sum(_ops.where(share == 0, 0.0, share * gap, share))[:, None]
-    gap = _ops.where(impossible, -math.inf, gap - centre, gap)
-    exponent, exponent_low = _ops.exact_difference(ahead, centre)
-    shift = _ops.relu(_ops.row_max(exponent) - (_ops.log_max(p) - math.log(p.shape[-1] + 1) - 1))
-    exponent, shift_low = _ops.exact_difference(exponent, shift[:, None])
-    other = _ops.nudged_(xp.exp(exponent), exponent_low + shift_low + ahead_low) / whole
-    scaled = share * xp.exp(-shift)[:, None]
-    small = _ops.where(gap < 1, gap, 0.0, gap)
-    near = scaled * exp_beyond_line(small)[1]
-    far = other - _ops.where(share == 0, 0.0, scaled * (1 + gap), share)
-    terms = xp.where((gap < 1) & (share != 0), near, far)
-    return _Pair(share, gap, shift, terms, centre, q)
+    if plain:
+        centre = _ops.row_sum(share * gap)[:, None]
+        gap = gap - centre
+    else:
+        impossible = (q == -math.inf) & (share != 0)
+        gap = _ops.where(impossible, 0.0, gap, gap)
+        centre = _ops.row_sum(_ops.where(share == 0, 0.0, share * gap, share))[:, None]
+        gap = _ops.where(impossible, -math.inf, gap - centre, gap)
+    exponent, lacking = _ops.exact_difference(ahead, centre, is_finite=plain)
+    shift = _shift(_ops.row_max(exponent), _ops.log_max(p) - math.log(p.shape[-1] + 1) - 1)
+    scaled, lacking = share, lacking + ahead_low
+    if not (rows.host and bool(xp.all(shift == 0))):
+        exponent, shift_low = _ops.exact_difference(exponent, shift[:, None])
+        scaled, lacking = share * xp.exp(-shift)[:, None], lacking + shift_low
+
+    def far(exponent: Array, lacking: Array, whole: Array, share: Array, scaled: Array, gap: Array) -> Array:
+        other = _ops.nudged_(xp.exp(exponent), lacking) / whole
+        return other - _ops.where(share == 0, 0.0, scaled * (1 + gap), share)
+
+    near = _ops.multiply_(exp_beyond_line(_ops.clip(gap, -math.inf, 1.0))[1], scaled)
+    is_far = (gap >= 1) | (share == 0)
+    whole = xp.broadcast_to(whole, p.shape)
+    terms = _ops.where_few(is_far, far, near, exponent, lacking, whole, share, scaled, gap)
+    return _Pair(share, gap, shift, terms, centre, q, plain)
+
+
+def _shift(largest: Array, limit: float) -> Array:
+    """What brings the largest exponent down to the limit; all of it where numbers are too coarse for that."""
+    shift = _ops.relu(largest - limit)
+    return _array.namespace(shift).where(largest - shift > limit + 0.5, largest, shift)
 
 
 def _difference(p: _Pair, values: Array) -> Array:
     """Q - P: from the difference of the scores, or of the shares, whichever has the smaller rounding errors."""
-    xp, other = _array.namespace(p.share), _shares(p.scores_q)[0]
+    xp, q = _array.namespace(p.share), p.scores_q
+    top = _ops.row_max(q)[:, None]
+    other, _ = _shares(*_ops.exact_difference(q, top, is_finite=p.is_plain))
     rest, other_rest = _rest(p.share), _rest(other)
     is_near = xp.abs(p.gap) + xp.abs(p.centre) + values < rest + other_rest
     near = p.share * xp.expm1(_ops.where(is_near, p.gap - values, 0.0, p.gap))
@@ -152,16 +188,11 @@ def _difference(p: _Pair, values: Array) -> Array:
     return xp.where(is_near, near, far)
 
 
-def _shares(scores: Array) -> tuple[Array, Array]:
-    """The softmax of finite scores, and what the exponentials were divided by."""
-    distance, low = _ops.exact_difference(scores, _ops.row_max(scores)[:, None])
-    exps = _ops.nudged_(_array.namespace(scores).exp(distance), low)
+def _shares(distance: Array, low: Array) -> tuple[Array, Array]:
+    """The softmax of scores less the largest of them, and what the exponentials were divided by."""
+    exps = _ops.nudged_(_array.namespace(distance).exp(distance), low)
     whole = _ops.row_sum(exps)[:, None]
     return exps / whole, whole
-
-
-def _at(scores: Array, first: Array) -> Array:
-    return _ops.row_sum(_ops.where(first, scores, 0.0, scores))[:, None]
 
 
 def _with_finite_top(scores: Array, mask: Array | None) -> Array:
@@ -177,6 +208,6 @@ def _with_finite_top(scores: Array, mask: Array | None) -> Array:
 
 def _rest(share: Array) -> Array:
     """1 - P; of the largest the sum of the others."""
-    first = _ops.first_largest(share)
-    others = _ops.row_sum(_ops.where(first, 0.0, share, share))[:, None]
-    return _ops.where(first, others, 1 - share, share)
+    first = _ops.argmax(share)
+    others = _ops.row_sum(_ops.replaced_(_ops.copied(share, None), first, 0.0))
+    return _ops.replaced_(1 - share, first, others)
