@@ -256,7 +256,7 @@ def test_a_function_of_few_entries(xp, monkeypatch, shape, share):
     x, y = rng.random((2, *shape))
     condition = rng.random(shape) < share
     for form in both_forms(monkeypatch, "where_few"):
-        otherwise = xp.asarray(-x)
+        otherwise = -(xp.asarray(x.T.copy()).T)
         operands = xp.asarray(x), xp.asarray(y.T.copy()).T  # of any layout
         found = form(xp.asarray(condition), lambda a, b: a + b, otherwise, *operands)
         np.testing.assert_array_equal(xp.to_numpy(found), np.where(condition, x + y, -x))

@@ -261,8 +261,9 @@ def _numpy_where_few(
     at = _FLAT_POSITIONS["numpy"](condition)
     if 2 * at.size > condition.size or condition.size < _WORTH_SELECTING:
         return _numpy_where(condition, function(*operands), otherwise, otherwise)
-    otherwise.reshape(-1)[at] = function(*(x.reshape(-1)[at] for x in operands))
-    return otherwise
+    found = np.ascontiguousarray(otherwise)  # a temporary has the layout of what it was made of
+    found.reshape(-1)[at] = function(*(x.reshape(-1)[at] for x in operands))
+    return found
 
 
 _WHERE_FEW: _FastForms = {"numpy": _numpy_where_few}

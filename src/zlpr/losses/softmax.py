@@ -129,7 +129,7 @@ class _Probabilities(NamedTuple):
     """how far the score of the reference is below the largest one, which exponentials are measured from"""
 
     def surprise_of_reference(self) -> Array:
-        """``log(1 + R / e)``; where e may be gone, from its logarithm, to which one of a number above 1 is added."""
+        """``log(1 + R / e)``; where the reference is far below the largest score and e has lost digits, without e."""
         xp = _array.namespace(self.others)
         odds = xp.log1p(self.others / self.chosen)
         if self.depth is None:
