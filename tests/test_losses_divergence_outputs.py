@@ -76,6 +76,13 @@ def test_a_divergence_beyond_the_spacing_of_the_exponents_is_no_nan(xp, p, q):
     assert_ulps(xp, slope, exact_slope, "float32", LIMIT)
 
 
+def test_normals_that_agree_to_the_last_digits_of_tiny_numbers(xp):
+    # What rounding takes off a difference of 10^-28 is far above the divergence, 10^-57.
+    p, q = np.asarray([[1e-30, 9e-31]]), np.asarray([[1e-30, 9.15e-29]])
+    value = gaussian_divergence(xp.asarray(p), xp.asarray(q), reduction="none")
+    assert_ulps(xp, value, exact_rows(gaussian_divergence, p, q)[0], "float64", LIMIT)
+
+
 def test_classes_that_do_not_count(xp):
     p, q = pairs(5, "float64")
     mask = np.random.default_rng(1).random(p.shape) < 0.6

@@ -118,5 +118,5 @@ def _parts(rows: Rows) -> _Parts:
     growth, beyond = exp_beyond_line(wider)
     quotient = _array.namespace(wider).exp(wider)
     low = _ops.where(quotient == math.inf, 0.0, low, low)
-    lost = _ops.where(low == 0, 0.0, low * quotient, low)
-    return _Parts(slope, error * slope, growth + lost, beyond + lost - low, quotient + lost, q[:, half:])
+    lost, of_beyond = (_ops.where(low == 0, 0.0, low * rate, low) for rate in (quotient, growth))
+    return _Parts(slope, error * slope, growth + lost, beyond + of_beyond, quotient + lost, q[:, half:])
