@@ -156,10 +156,14 @@ def extremes_table() -> str:
         [case.name, name, *(figures[case.name].get(dtype, "-") for dtype in DTYPES)]
         for case in CASES
         for name, figures in measured.items()
-        if figures is not None
+        if figures is not None and case.name in figures
     ]
-    missing = [name for name, figures in measured.items() if figures is None]
-    note = f"\n\nNot run: {', '.join(missing)}." if missing else ""
+    missing = [
+        f"{name} ({'all' if figures is None else ', '.join(lacking)})"
+        for name, figures in measured.items()
+        if (lacking := [case.name for case in CASES if figures is None or case.name not in figures])
+    ]
+    note = f"\n\nNot run: {'; '.join(missing)}." if missing else ""
     return table(("loss", "library", *DTYPES), lines) + note
 
 
