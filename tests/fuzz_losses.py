@@ -133,6 +133,12 @@ LOSSES = {
         ),
         math.inf,
     ),
+    "gaussian_divergence, to the second outputs": Bounded(
+        lambda r: losses.gaussian_divergence.value_and_grad(
+            np.hstack((r.scores, r.other)), np.hstack((r.other, r.scores)), reduction="none", argnums=1
+        ),
+        math.inf,
+    ),
     "gaussian_kl": Bounded(
         lambda r: losses.gaussian_kl.value_and_grad(r.scores, r.other, reduction="none"), math.inf
     ),
