@@ -76,6 +76,22 @@ def test_a_divergence_beyond_the_spacing_of_the_exponents_is_no_nan(xp, p, q):
     assert_ulps(xp, slope, exact_slope, "float32", LIMIT)
 
 
+@pytest.mark.parametrize(
+    ("p", "q"),
+    [
+        ([-5.31, 12.13, -0.55], [-82.11, 12.13, -0.55]),
+        ([2.36, 7.46, -1.66, -1.65], [2.36, 7.46, -1.66, -48.85]),
+        ([0.0, 0.5, -17.0], [0.0, 0.5, -1e12]),
+        ([0.0, 0.0, -20.0], [0.0, 0.0, 10.0]),
+    ],
+)
+def test_an_unlikely_class_that_goes_far_moves_the_others_little(xp, p, q):
+    # The likely classes share what the unlikely one loses: far less than the divergence and than their own shares.
+    slope = softmax_divergence.value_and_grad(xp.asarray([p]), xp.asarray([q]), argnums=1)[1]
+    exact = exact_rows(softmax_divergence, [p], [q])[2]
+    assert_ulps(xp, slope, exact, "float64", LIMIT + XLA_SLACK.get(xp.name, 0))
+
+
 def test_normals_that_agree_to_the_last_digits_of_tiny_numbers(xp):
     # What rounding takes off a difference of 10^-28 is far above the divergence, 10^-57.
     p, q = np.asarray([[1e-30, 9e-31]]), np.asarray([[1e-30, 9.15e-29]])

@@ -79,7 +79,7 @@ def softmax_divergence(rows: Rows, shares: Array | None) -> tuple[Array, dict[st
     if "scores_p" in rows.needs:
         gradients["scores_p"] = _ops.multiply_(p.of_possible(-p.share * p.gap), shares[:, None])
     if "scores_q" in rows.needs:
-        gradients["scores_q"] = _ops.multiply_(_difference(p, values[:, None]), shares[:, None])
+        gradients["scores_q"] = _ops.multiply_(_difference(p), shares[:, None])
     return values, gradients
 
 
@@ -115,8 +115,14 @@ class _Pair(NamedTuple):
     """(B,), 0 unless exponentials would overflow"""
     terms: Array
     """P (exp(c) - 1 - c) exp(-shift), of which none is negative"""
-    centre: Array
-    """(B, 1), the mean under P of what the scores differ by more than those of the likeliest class"""
+    step: Array
+    """q - p less that of the likeliest class, to its last digits"""
+    ahead: Array
+    """q less that of the likeliest class"""
+    ahead_low: Array
+    """what rounding took off that"""
+    whole: Array
+    """what exponentials of p were divided by"""
     scores_q: Array
     """q without infinite scores"""
     is_plain: bool
@@ -143,15 +149,16 @@ def _pair(rows: Rows) -> _Pair:
         q, _ops.where(start == -math.inf, 0.0, start, q), is_finite=plain
     )
     step, step_low = _ops.exact_difference(ahead, distance, is_finite=plain)
-    gap = step + (step_low + (ahead_low - low))  # q - p less that of the first class, to its last digits
+    step = step + (step_low + (ahead_low - low))
     if plain:
-        centre = _ops.row_sum(share * gap)[:, None]
-        gap = gap - centre
+        centre = _ops.row_sum(share * step)[:, None]
+        gap = step - centre
     else:
         impossible = (q == -math.inf) & (share != 0)
-        gap = _ops.where(impossible, 0.0, gap, gap)
+        gap = _ops.where(impossible, 0.0, step, step)
         centre = _ops.row_sum(_ops.where(share == 0, 0.0, share * gap, share))[:, None]
         gap = _ops.where(impossible, -math.inf, gap - centre, gap)
+        step = _ops.where(start == -math.inf, math.nan, step, step)  # no class gains on an impossible one
     exponent, lacking = _ops.exact_difference(ahead, centre, is_finite=plain)
     shift = _shift(_ops.row_max(exponent), _ops.log_max(p) - math.log(p.shape[-1] + 1) - 1)
     scaled, lacking = share, lacking + ahead_low
@@ -167,7 +174,7 @@ def _pair(rows: Rows) -> _Pair:
     is_far = (gap >= 1) | (share == 0)
     whole = xp.broadcast_to(whole, p.shape)
     terms = _ops.where_few(is_far, far, near, exponent, lacking, whole, share, scaled, gap)
-    return _Pair(share, gap, shift, terms, centre, q, plain)
+    return _Pair(share, gap, shift, terms, step, ahead, ahead_low, whole, q, plain)
 
 
 def _shift(largest: Array, limit: float) -> Array:
@@ -176,16 +183,20 @@ def _shift(largest: Array, limit: float) -> Array:
     return _array.namespace(shift).where(largest - shift > limit + 0.5, largest, shift)
 
 
-def _difference(p: _Pair, values: Array) -> Array:
-    """Q - P: from the difference of the scores, or of the shares, whichever has the smaller rounding errors."""
+def _difference(p: _Pair) -> Array:
+    """Q - P: from what each class gains on the likeliest, or from the shares where that has fewer digits."""
     xp, q = _array.namespace(p.share), p.scores_q
-    top = _ops.row_max(q)[:, None]
-    other, _ = _shares(*_ops.exact_difference(q, top, is_finite=p.is_plain))
-    rest, other_rest = _rest(p.share), _rest(other)
-    is_near = xp.abs(p.gap) + xp.abs(p.centre) + values < rest + other_rest
-    near = p.share * xp.expm1(_ops.where(is_near, p.gap - values, 0.0, p.gap))
-    far = xp.where(p.share > 0.5, rest - other_rest, other - p.share)
-    return xp.where(is_near, near, far)
+    other, _ = _shares(*_ops.exact_difference(q, _ops.row_max(q)[:, None], is_finite=p.is_plain))
+
+    def far(ahead: Array, low: Array, whole: Array, share: Array) -> Array:
+        return _ops.nudged_(xp.exp(ahead), low) / whole - share
+
+    near = p.share * xp.expm1(_ops.clip(p.step, -math.inf, 1.0))
+    is_far = (p.step >= 1) | (p.share == 0)
+    gains = _ops.where_few(is_far, far, near, p.ahead, p.ahead_low, p.whole, p.share)
+    gain = _ops.row_sum(gains)[:, None]
+    is_exact = (gain > -0.5) & (gain < math.inf)
+    return xp.where(is_exact, (gains - p.share * gain) / (1 + gain), other - p.share)
 
 
 def _shares(distance: Array, low: Array) -> tuple[Array, Array]:
