@@ -403,3 +403,11 @@ def test_a_margin_beyond_all_scores_gives_no_nan(xp, dtype, margin):
     value, gradient = circle_loss.value_and_grad(scores, targets, margin=margin, scale=80.0)
     assert float(value) == 0.0
     np.testing.assert_array_equal(xp.to_numpy(gradient), 0.0)
+
+
+def test_what_rounding_takes_off_the_largest_exponents_is_counted_when_compiled(xp):
+    # XLA makes exp(a) exp(b) into exp(a + b): with the rest of the exponents rounded away, 14 ulp.
+    scores, targets = np.asarray([[0.947765, 0.13046251, 0.8647974]], dtype="float32"), [True, False, True]
+    value = circle_loss(xp.asarray(scores), xp.asarray(np.asarray([targets])), reduction="none")
+    exact = reference.circle_loss(list(map(float, scores[0])), targets).value
+    assert_ulps(xp, value, [exact], "float32", 6)
