@@ -217,7 +217,7 @@ def fit_lbfgs(
                 "maxiter": max_iter,
                 "maxfun": 10 * max_iter,
                 "gtol": tol,
-                "ftol": _rounding(x),
+                "ftol": float(_array.namespace(x).finfo(x.dtype).eps),
                 "maxcor": 30,  # pairs; a third of the iterations that SciPy's 10 take on the linear autoencoder
             },
         )
@@ -225,8 +225,3 @@ def fit_lbfgs(
     except KeyboardInterrupt:
         fit.interrupted = True
     return fit
-
-
-def _rounding(x: Array) -> float:
-    """The relative change of a loss that rounding alone can make."""
-    return 8 * float(_array.namespace(x).finfo(x.dtype).eps)

@@ -81,7 +81,8 @@ class MultilabelClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[m
     n_iter_no_change : int, default 10
         Epochs without a gain of `tol` after which minibatch training stops.
     tol : float, default 1e-4
-        That gain; for L-BFGS ``tol / 10`` bounds the largest entry of the gradient at the solution.
+        That gain; L-BFGS ends where no entry of the gradient is above ``tol / 10``, or where an iteration lowers the
+        loss by no more than its last digit.
     gradient_penalty : float, default 0.0
         Weight of half the squared slope of the loss in the inputs, with minibatches; `zlpr.perturb.gradient_penalty`.
     adversarial_epsilon : float, optional

@@ -91,7 +91,8 @@ class VariationalAutoencoder(Autoencoder):
     n_iter_no_change : int, default 10
         Epochs without a gain of `tol` after which minibatch training stops.
     tol : float, default 1e-4
-        That gain; for L-BFGS ``tol / 10`` bounds the largest entry of the gradient at the solution.
+        That gain; L-BFGS ends where no entry of the gradient is above ``tol / 10``, or where an iteration lowers the
+        loss by no more than its last digit.
     random_state : int, numpy.random.Generator, numpy.random.RandomState or None
         Seed of the initial parameters, the order of the rows and the codes, drawn by NumPy: one seed gives the same
         model on every library.
