@@ -9,6 +9,7 @@ silence: the last lines of a run say which libraries ran and why the others did 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -38,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if asked and (missing := [f"{name} ({why})" for name, why in chosen.items() if why]):
         raise pytest.UsageError(f"asked for with --library but not usable: {', '.join(missing)}")
     config.stash[CHOSEN], config.stash[DESELECTED] = chosen, 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have jobs in the background ignore it
     _choose_hypothesis_profile(config)
 
 
