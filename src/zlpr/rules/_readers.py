@@ -50,6 +50,7 @@ class Reader(Protocol):
 
     def values(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
         """The same for arrays that differ in their values alone from others that `rows` let pass."""
+        return rest
 
     def form(
         self, rest: Arrays, scores: Array, mask: Array | None, where: Place, folding: Folding
@@ -57,7 +58,7 @@ class Reader(Protocol):
         """The form the kernel works with, and which rows are valid where that cannot be raised."""
 
 
-class MultiLabel:
+class MultiLabel(Reader):
     """Targets with an entry a class: hard (bool or integer 0-1) or soft (floating in [0, 1])."""
 
     names: tuple[str, ...] = ("scores", "targets")
@@ -67,9 +68,6 @@ class MultiLabel:
         _array.require_array("targets", targets)
         _array.require_same_home("scores", lead, "targets", targets)
         return (_like_scores(targets, lead, layout),)
-
-    def values(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
-        return rest
 
     def form(
         self, rest: Arrays, scores: Array, mask: Array | None, where: Place, folding: Folding
@@ -89,7 +87,7 @@ class MultiLabel:
         return Finite(positives, scores), valid
 
 
-class SingleLabel:
+class SingleLabel(Reader):
     """Targets that name one class a row (integer indices), or a distribution over the classes (floating)."""
 
     names: tuple[str, ...] = ("scores", "targets")
@@ -106,9 +104,6 @@ class SingleLabel:
                 f"not {tuple(targets.shape)}"
             )
         return (_array.namespace(targets).reshape(targets, (-1,)),)
-
-    def values(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
-        return rest
 
     def form(
         self, rest: Arrays, scores: Array, mask: Array | None, where: Place, folding: Folding
@@ -159,7 +154,7 @@ def _spread_evenly(weights: Array, mask: Array | None, smoothing: float) -> Arra
     return (1 - smoothing) * weights + smoothing * even
 
 
-class Positives:
+class Positives(Reader):
     """Indices of each row's positive classes, padded to one length, or a SciPy matrix of 0 and 1."""
 
     names: tuple[str, ...] = ("scores", "positives")
@@ -284,7 +279,7 @@ class _LabelMatrix:
         return self.ones[first:last] - ends[0]
 
 
-class Companions:
+class Companions(Reader):
     """Floating arrays shaped like the first; the kernel gets them as a tuple, in the dtype to compute in."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
@@ -295,9 +290,6 @@ class Companions:
             require_like(name, x, self.names[0], lead)
             _array.require_real_floating(name, x)
         return tuple(layout.as_rows(x) for x in rest)
-
-    def values(self, lead: Array, rest: Arrays, layout: Layout, options: dict[str, Any]) -> Arrays:
-        return rest
 
     def form(
         self, rest: Arrays, scores: Array, mask: Array | None, where: Place, folding: Folding
