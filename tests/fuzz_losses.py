@@ -19,7 +19,25 @@ from zlpr import losses
 
 BATCH = 100_000
 WIDTHS = (1, 2, 3, 7)
-CORPUS = (0.0, -0.0, 1.0, -1.0, 16.0, -17.0, 40.0, -88.5, 89.0, 300.0, -710.0, 1e4, -1e12, 1e30, -3e38, 1e-40)
+CORPUS = (
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    16.0,
+    -17.0,
+    40.0,
+    -88.5,
+    89.0,
+    300.0,
+    -710.0,
+    1e4,
+    -1e12,
+    1e30,
+    3e38,
+    -3e38,
+    1e-40,
+)
 
 
 class Rows(NamedTuple):
@@ -62,11 +80,12 @@ def scores_of(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 class Bounded(NamedTuple):
-    """A loss as a call that gives values and gradients of rows, and what bounds a gradient's entries and their sum."""
+    """A loss as a call that gives values and gradients of rows; bounds of its gradients, their sum, and its value."""
 
     call: Callable[[Rows], tuple[Any, Any]]
     entry: float
     total: float = math.inf
+    least: float = 0.0
 
 
 def hard(loss: Any, **opts: Any) -> Callable[[Rows], tuple[Any, Any]]:
@@ -142,6 +161,11 @@ LOSSES = {
     "gaussian_kl": Bounded(
         lambda r: losses.gaussian_kl.value_and_grad(r.scores, r.other, reduction="none"), math.inf
     ),
+    "gaussian_nll": Bounded(
+        lambda r: losses.gaussian_nll.value_and_grad(r.scores, r.soft, r.other, reduction="none"),
+        math.inf,
+        least=-math.inf,
+    ),
 }
 
 
@@ -151,10 +175,11 @@ def faults(name: str, rows: Rows) -> list[str]:
     values, gradients = loss.call(rows)
     slack = 1 + 8 * float(np.finfo(rows.scores.dtype).eps)
     size = np.abs(gradients)
-    total = size.sum(axis=1, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        total = size.sum(axis=1, dtype=np.float64)
     checks = {
         "nan": np.isnan(values) | np.isnan(gradients).any(axis=1),
-        "negative": values < 0,
+        "value below its bound": values < loss.least,
         "entry beyond its bound": (size > loss.entry * slack).any(axis=1),
         "sum beyond its bound": total > loss.total * slack,
     }

@@ -78,6 +78,23 @@ def test_a_divergence_beyond_the_spacing_of_the_exponents_is_no_nan(xp, p, q):
 
 @pytest.mark.parametrize(
     ("p", "q"),
+    [([0.0, 1.0], [3e38, -3e38]), ([-3e38, 1.0, 0.0], [3e38, -1.0, 3e38]), ([3e38, -3e38], [-3e38, 3e38])],
+)
+def test_scores_whose_differences_overflow(xp, p, q):
+    # The divergence is infinite in float32 where it is above 3.4 10^38, and the gradients are what they are.
+    p, q = np.asarray([p], dtype="float32"), np.asarray([q], dtype="float32")
+    got = softmax_divergence.value_and_grad(xp.asarray(p), xp.asarray(q), argnums=(0, 1), reduction="none")
+    value, *slopes = exact_rows(softmax_divergence, p, q)[:3]
+    if value[0] > float(np.finfo("float32").max):
+        assert float(got[0][0]) == INF
+    else:
+        assert_ulps(xp, got[0], value, "float32", LIMIT)
+    for slope, exact in zip(got[1], slopes, strict=True):
+        assert_ulps(xp, slope, exact, "float32", LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("p", "q"),
     [
         ([-5.31, 12.13, -0.55], [-82.11, 12.13, -0.55]),
         ([2.36, 7.46, -1.66, -1.65], [2.36, 7.46, -1.66, -48.85]),
@@ -146,6 +163,7 @@ def test_saturated_rows_and_gaps_of_any_size(xp):
         ([INF, INF], [0.0, 0.0], 0.0),
         ([0.0, -INF], [0.0, 0.0], math.log(2)),
         ([0.0, 0.0], [0.0, -INF], INF),
+        ([0.0, 0.0, 0.0], [1e300, 0.0, -INF], INF),
         ([-INF, 0.0], [-INF, 3.0], 0.0),
         ([1e300, 0.0], [0.0, 1e300], 1e300),
         ([math.nan, 0.0], [0.0, 0.0], math.nan),

@@ -146,9 +146,8 @@ def gaussian_nll(rows: Rows, shares: Array | None) -> tuple[Array, dict[str, Arr
     (1.418939, array([[1.]]))
     """
     mean, log_variance = rows.labels
-    error = rows.scores - mean
-    slope = times_precision(error, log_variance, rows.lies_within(0.5 * _ops.log_max(error), log_variance))
-    squared = error * slope
+    is_plain = rows.lies_within(0.5 * _ops.log_max(mean), log_variance)
+    slope, squared = over_variance(rows.scores, mean, log_variance, is_plain)
     terms = log_variance + squared
     if not rows.lies_within(math.inf, terms):
         terms = _ops.where(squared == math.inf, math.inf, terms, squared)
@@ -173,14 +172,22 @@ def _nll_diagonal(rows: Rows) -> Array:
     return rows.counted(_array.namespace(rows.scores).exp(-rows.labels[1]))
 
 
-def times_precision(error: Array, log_variance: Array, is_plain: bool = False) -> Array:
-    """``error exp(-l)`` where that is finite, though the exponential alone is not; 0 for no error at all."""
-    xp, bound = _array.namespace(error), 0.9 * _ops.log_max(error)
+def over_variance(x: Array, mean: Array, log_variance: Array, is_plain: bool = False) -> tuple[Array, Array]:
+    """``(x - mean) exp(-l)`` and that times ``x - mean``, where that is finite though a factor is not.
+
+    Both are 0 for no difference at all.
+    """
+    xp, error, bound = _array.namespace(x), x - mean, 0.9 * _ops.log_max(x)
     if is_plain:
-        return _ops.multiply_(_ops.exp_(-log_variance), error)
+        slope = _ops.multiply_(_ops.exp_(-log_variance), error)
+        return slope, error * slope
+    is_infinite = xp.abs(error) == math.inf
+    error = _ops.where(is_infinite, 0.5 * x - 0.5 * mean, error, x)
+    size = _ops.where(is_infinite, 2.0, 1.0, x)
     near = _ops.clip(log_variance, -bound, bound)
-    scaled = error * xp.exp(-near) * xp.exp(near - log_variance)
-    return _ops.where((error == 0) & xp.isnan(scaled), 0.0, scaled, error)
+    slope = error * xp.exp(-near) * xp.exp(near - log_variance) * size
+    slope = _ops.where((error == 0) & xp.isnan(slope), 0.0, slope, x)
+    return slope, error * slope * size
 
 
 def exp_beyond_line(x: Array, is_finite: bool = False) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from zlpr import _array, _ops
 from zlpr._array import Array
-from zlpr.losses.gaussian import exp_beyond_line, times_precision
+from zlpr.losses.gaussian import exp_beyond_line, over_variance
 from zlpr.rules import Rows, row_loss
 
 __all__ = ["gaussian_divergence"]
@@ -111,12 +111,11 @@ def _parts(rows: Rows) -> _Parts:
     half, odd = divmod(p.shape[-1], 2)
     if odd:
         raise ValueError(f"outputs_p must hold as many log-variances as means, but has {p.shape[-1]} outputs")
-    error = p[:, :half] - q[:, :half]
     wider, low = _ops.exact_difference(p[:, half:], q[:, half:])
     wider = _ops.where(p[:, half:] == q[:, half:], 0.0, wider, wider)
-    slope = times_precision(error, q[:, half:])
+    slope, squared = over_variance(p[:, :half], q[:, :half], q[:, half:])
     growth, beyond = exp_beyond_line(wider)
     quotient = _array.namespace(wider).exp(wider)
     low = _ops.where(quotient == math.inf, 0.0, low, low)
     lost, of_beyond = (_ops.where(low == 0, 0.0, low * rate, low) for rate in (quotient, growth))
-    return _Parts(slope, error * slope, growth + lost, beyond + of_beyond, quotient + lost, q[:, half:])
+    return _Parts(slope, squared, growth + lost, beyond + of_beyond, quotient + lost, q[:, half:])

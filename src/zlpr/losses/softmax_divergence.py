@@ -71,13 +71,12 @@ def softmax_divergence(rows: Rows, shares: Array | None) -> tuple[Array, dict[st
     if 0 in rows.scores.shape:
         return _ops.row_sum(rows.scores), dict.fromkeys(rows.needs, rows.scores)
     p = _pair(rows)
-    xp = _array.namespace(p.share)
-    values = p.shift + xp.log1p(_ops.row_sum(p.terms) + xp.expm1(-p.shift))
+    values = _value(p, rows.host)
     gradients: dict[str, Array] = {}
     if shares is None:
         return values, gradients
     if "scores_p" in rows.needs:
-        gradients["scores_p"] = _ops.multiply_(p.of_possible(-p.share * p.gap), shares[:, None])
+        gradients["scores_p"] = _ops.multiply_(p.full(-p.share * p.possible_gap()), shares[:, None])
     if "scores_q" in rows.needs:
         gradients["scores_q"] = _ops.multiply_(_difference(p), shares[:, None])
     return values, gradients
@@ -89,8 +88,8 @@ def _diagonal(rows: Rows) -> Array:
     if 0 in rows.scores.shape:
         return rows.scores
     p = _pair(rows)
-    gap = p.of_possible(p.gap)
-    return p.share * (_rest(p.share) * (1 - gap) + p.share * gap)
+    gap = p.possible_gap()
+    return p.full(p.share * (_rest(p.share) * (p.unit - gap) + p.share * gap))
 
 
 @softmax_divergence.product
@@ -99,82 +98,98 @@ def _product(rows: Rows, v: Array) -> Array:
     if 0 in rows.scores.shape:
         return rows.scores * v
     p = _pair(rows)
-    gap = p.of_possible(p.gap)
+    gap = p.possible_gap()
     w = v - _ops.row_sum(p.share * v)[:, None]
-    return p.share * ((1 - gap) * w + _ops.row_sum(gap * p.share * w)[:, None])
+    return p.full(p.share * ((p.unit - gap) * w + _ops.row_sum(gap * p.share * w)[:, None]))
 
 
 class _Pair(NamedTuple):
-    """What value and gradients are made of, each (B, C) but the shift."""
+    """What value and gradients are made of, each (B, C); scores and their differences in the unit."""
 
     share: Array
     """P"""
+    whole: Array
+    """what exponentials of p were divided by"""
     gap: Array
     """c: q - p less its mean under P, so that KL = log Σ P exp(c)"""
-    shift: Array
-    """(B,), 0 unless exponentials would overflow"""
-    terms: Array
-    """P (exp(c) - 1 - c) exp(-shift), of which none is negative"""
+    centre: Array
+    """(B, 1), that mean, of q - p less that of the likeliest class"""
     step: Array
     """q - p less that of the likeliest class, to its last digits"""
     ahead: Array
     """q less that of the likeliest class"""
     ahead_low: Array
     """what rounding took off that"""
-    whole: Array
-    """what exponentials of p were divided by"""
     scores_q: Array
     """q without infinite scores"""
-    is_plain: bool
-    """whether all scores are known to be far from overflow"""
+    unit: float
+    """1 where all scores are known to be far from overflow"""
 
-    def of_possible(self, x: Array) -> Array:
-        """0 for classes of probability 0, where that makes a difference."""
-        return x if self.is_plain else _ops.where(self.share == 0, 0.0, x, x)
+    def full(self, x: Array) -> Array:
+        """What counts in the unit, in its size."""
+        return x if self.unit == 1 else x / self.unit
+
+    def possible_gap(self) -> Array:
+        """The gap, 0 for classes of probability 0, where that makes a difference."""
+        return self.gap if self.unit == 1 else _ops.where(self.share == 0, 0.0, self.gap, self.gap)
 
 
 _PLAIN = 1e6
+_UNIT = 0.125  # of other scores, so that sums of their differences stay in the range of the dtype
 
 
 def _pair(rows: Rows) -> _Pair:
-    xp, p, q = _array.namespace(rows.scores), rows.scores, rows.labels[0]
-    plain = rows.mask is None and rows.lies_within(_PLAIN, p) and rows.lies_within(_PLAIN, q)
-    if not plain:
-        p, q = _with_finite_top(p, rows.mask), _with_finite_top(q, rows.mask)
-    first = _ops.argmax(p)
+    p, q = rows.scores, rows.labels[0]
+    if rows.mask is None and rows.lies_within(_PLAIN, p) and rows.lies_within(_PLAIN, q):
+        return _pair_of(p, q, 1.0)
+    return _pair_of(_UNIT * _with_finite_top(p, rows.mask), _UNIT * _with_finite_top(q, rows.mask), _UNIT)
+
+
+def _pair_of(p: Array, q: Array, unit: float) -> _Pair:
+    """Of scores in a unit, 1 where they are plain."""
+    plain, first = unit == 1, _ops.argmax(p)
     distance, low = _ops.exact_difference(p, _ops.chosen(p, first)[:, None], is_finite=plain)
-    share, whole = _shares(distance, low)
+    share, whole = _shares(distance, low, unit)
     start = _ops.chosen(q, first)[:, None]
-    ahead, ahead_low = _ops.exact_difference(
-        q, _ops.where(start == -math.inf, 0.0, start, q), is_finite=plain
-    )
+    start_known = start if plain else _ops.where(start == -math.inf, 0.0, start, q)
+    ahead, ahead_low = _ops.exact_difference(q, start_known, is_finite=plain)
     step, step_low = _ops.exact_difference(ahead, distance, is_finite=plain)
     step = step + (step_low + (ahead_low - low))
     if plain:
         centre = _ops.row_sum(share * step)[:, None]
-        gap = step - centre
-    else:
-        impossible = (q == -math.inf) & (share != 0)
-        gap = _ops.where(impossible, 0.0, step, step)
-        centre = _ops.row_sum(_ops.where(share == 0, 0.0, share * gap, share))[:, None]
-        gap = _ops.where(impossible, -math.inf, gap - centre, gap)
-        step = _ops.where(start == -math.inf, math.nan, step, step)  # no class gains on an impossible one
-    exponent, lacking = _ops.exact_difference(ahead, centre, is_finite=plain)
-    shift = _shift(_ops.row_max(exponent), _ops.log_max(p) - math.log(p.shape[-1] + 1) - 1)
-    scaled, lacking = share, lacking + ahead_low
-    if not (rows.host and bool(xp.all(shift == 0))):
-        exponent, shift_low = _ops.exact_difference(exponent, shift[:, None])
+        return _Pair(share, whole, step - centre, centre, step, ahead, ahead_low, q, unit)
+    impossible = (q == -math.inf) & (share != 0)
+    gap = _ops.where(impossible, 0.0, step, step)
+    centre = _ops.row_sum(_ops.where(share == 0, 0.0, share * gap, share))[:, None]
+    gap = _ops.where(impossible, -math.inf, gap - centre, gap)
+    step = _ops.where(start == -math.inf, math.nan, step, step)  # no class gains on an impossible one
+    return _Pair(share, whole, gap, centre, step, ahead, ahead_low, q, unit)
+
+
+def _value(p: _Pair, host: bool) -> Array:
+    """The logarithm of 1 and terms ``P (exp(c) - 1 - c)``, of which none is negative."""
+    xp, share = _array.namespace(p.share), p.share
+    exponent, lacking = _ops.exact_difference(p.ahead, p.centre, is_finite=p.unit == 1)
+    exponent, lacking, change = p.full(exponent), p.full(lacking + p.ahead_low), p.full(p.gap)
+    shift = _shift(_ops.row_max(exponent), _ops.log_max(share) - math.log(share.shape[-1] + 1) - 1)
+    scaled = share
+    if not (host and bool(xp.all(shift == 0))):
+        exponent, shift_low = _ops.exact_difference(_finite(exponent), _finite(shift)[:, None])
         scaled, lacking = share * xp.exp(-shift)[:, None], lacking + shift_low
 
-    def far(exponent: Array, lacking: Array, whole: Array, share: Array, scaled: Array, gap: Array) -> Array:
+    def far(
+        exponent: Array, lacking: Array, whole: Array, share: Array, scaled: Array, change: Array
+    ) -> Array:
         other = _ops.nudged_(xp.exp(exponent), lacking) / whole
-        return other - _ops.where(share == 0, 0.0, scaled * (1 + gap), share)
+        return other - _ops.where(share == 0, 0.0, scaled * (1 + _finite(change)), share)
 
-    near = _ops.multiply_(exp_beyond_line(_ops.clip(gap, -math.inf, 1.0))[1], scaled)
-    is_far = (gap >= 1) | (share == 0)
-    whole = xp.broadcast_to(whole, p.shape)
-    terms = _ops.where_few(is_far, far, near, exponent, lacking, whole, share, scaled, gap)
-    return _Pair(share, gap, shift, terms, step, ahead, ahead_low, whole, q, plain)
+    near = _ops.multiply_(exp_beyond_line(_ops.clip(change, -math.inf, 1.0))[1], scaled)
+    if p.unit != 1:
+        near = _ops.where(change == -math.inf, math.inf, near, near)
+    is_far = (change >= 1) | (share == 0)
+    whole = xp.broadcast_to(p.whole, share.shape)
+    terms = _ops.where_few(is_far, far, near, exponent, lacking, whole, share, scaled, change)
+    return shift + xp.log1p(_ops.row_sum(terms) + xp.expm1(-shift))
 
 
 def _shift(largest: Array, limit: float) -> Array:
@@ -183,24 +198,32 @@ def _shift(largest: Array, limit: float) -> Array:
     return _array.namespace(shift).where(largest - shift > limit + 0.5, largest, shift)
 
 
+def _finite(x: Array) -> Array:
+    return _ops.clip(x, -math.inf, float(_array.namespace(x).finfo(x.dtype).max))
+
+
 def _difference(p: _Pair) -> Array:
     """Q - P: from what each class gains on the likeliest, or from the shares where that has fewer digits."""
     xp, q = _array.namespace(p.share), p.scores_q
-    other, _ = _shares(*_ops.exact_difference(q, _ops.row_max(q)[:, None], is_finite=p.is_plain))
+    other, _ = _shares(*_ops.exact_difference(q, _ops.row_max(q)[:, None], is_finite=p.unit == 1), p.unit)
 
     def far(ahead: Array, low: Array, whole: Array, share: Array) -> Array:
         return _ops.nudged_(xp.exp(ahead), low) / whole - share
 
-    near = p.share * xp.expm1(_ops.clip(p.step, -math.inf, 1.0))
-    is_far = (p.step >= 1) | (p.share == 0)
-    gains = _ops.where_few(is_far, far, near, p.ahead, p.ahead_low, p.whole, p.share)
+    step, ahead, ahead_low = p.full(p.step), p.full(p.ahead), p.full(p.ahead_low)
+    near = p.share * xp.expm1(_ops.clip(step, -math.inf, 1.0))
+    is_far = (step >= 1) | (p.share == 0)
+    whole = xp.broadcast_to(p.whole, p.share.shape)
+    gains = _ops.where_few(is_far, far, near, ahead, ahead_low, whole, p.share)
     gain = _ops.row_sum(gains)[:, None]
     is_exact = (gain > -0.5) & (gain < math.inf)
     return xp.where(is_exact, (gains - p.share * gain) / (1 + gain), other - p.share)
 
 
-def _shares(distance: Array, low: Array) -> tuple[Array, Array]:
-    """The softmax of scores less the largest of them, and what the exponentials were divided by."""
+def _shares(distance: Array, low: Array, unit: float) -> tuple[Array, Array]:
+    """The softmax of scores less the largest of them, in a unit, and what the exponentials were divided by."""
+    if unit != 1:
+        distance, low = distance / unit, low / unit
     exps = _ops.nudged_(_array.namespace(distance).exp(distance), low)
     whole = _ops.row_sum(exps)[:, None]
     return exps / whole, whole
