@@ -74,9 +74,9 @@ def focal_loss(
     -----
     Large margins keep their digits: a confident right answer has the loss ``exp(-(gamma + 1) |s|)``, not 0. The power
     multiplies the rounding error of the probability: value and gradient of hard labels are within 4 ulp of the row's
-    largest entry up to a gamma of 2, 6 where NumPy's float32 ``exp`` takes 2.5 of them, and ``2 + gamma`` or so beyond. For soft targets torchvision and optax
-    take the power of ``1 - p t - (1 - p)(1 - t)`` instead of mixing the two terms; for hard ones all agree. The loss
-    is not convex. Infinite scores give the limits.
+    largest entry up to a gamma of 2 (6 where NumPy's float32 ``exp`` takes 2.5 of them), and within about
+    ``2 + gamma`` beyond. For soft targets torchvision and optax take the power of ``1 - p t - (1 - p)(1 - t)`` instead
+    of mixing the two terms; for hard ones all agree. The loss is not convex. Infinite scores give the limits.
 
     References
     ----------

@@ -271,20 +271,17 @@ class _Circle:
         low = low + ((square_low - limit_low) + 2.0 * x * x_low)
         z, z_low = _ops.exact_product(high, self.scale, is_finite=is_plain)
         z_low = self.scale * low if z_low is None else z_low + self.scale * low
-        z, z_low = _where_active(weight, z, is_plain), _where_active(weight, z_low, is_plain)
+        active = _array.as_dtype(weight > 0, x.dtype)
+
+        def where_active(x: Array) -> Array:
+            return _ops.multiply_(x, active) if is_plain else _ops.where(weight <= 0, 0.0, x, x)
+
+        z, z_low = where_active(z), where_active(z_low)
         if not is_plain:
             z_low = _ops.where(z == math.inf, 0.0, z_low, z)
         if self.detach:
             return _Exponents(z, z_low, _ops.relu(weight), None)
-        slope, bend = (_where_active(weight, d, is_plain) for d in (2.0 * x, xp.full_like(x, 2.0)))
-        return _Exponents(z, z_low, slope, bend)
-
-
-def _where_active(weight: Array, x: Array, is_finite: bool) -> Array:
-    """0 in place of what has no weight; overwrites what is finite."""
-    if is_finite:
-        return _ops.multiply_(x, _array.as_dtype(weight > 0, x.dtype))
-    return _ops.where(weight <= 0, 0.0, x, x)
+        return _Exponents(z, z_low, where_active(2.0 * x), 2.0 * active)
 
 
 def _form(margin: Any, scale: Any, weighting: str, detach_weights: bool) -> _Form:
