@@ -209,19 +209,20 @@ def test_no_saturation_at_margins_of_40():
 
 @pytest.mark.parametrize("dtype", WIDE)
 @pytest.mark.parametrize("clip", [0.05, 0.5, 0.9, 1e-6])
-def test_digits_are_kept_next_to_the_clip(xp, dtype, clip):
+@pytest.mark.parametrize("gamma", [1.0, 4.0])
+def test_digits_are_kept_next_to_the_clip(xp, dtype, clip, gamma):
     # p - clip cancels there: at 2^-20 above, 20 bits of it would be lost, and four times that in its fourth power.
     start = math.log(clip / (1 - clip))
-    scores = (start + np.asarray([[2.0**-20], [2.0**-12], [1e-3], [0.1], [1.0]]) * max(1, abs(start))).astype(
-        dtype
-    )
+    steps = np.asarray([[2.0**-23], [2.0**-22], [2.0**-20], [2.0**-12], [1e-3], [0.1], [1.0]])
+    scores = (start + steps * max(1, abs(start))).astype(dtype)
     targets = np.zeros(scores.shape, dtype=bool)
     got = asymmetric_loss.value_and_grad(
-        xp.asarray(scores), xp.asarray(targets), clip=clip, gamma_negative=1.0, reduction="none"
+        xp.asarray(scores), xp.asarray(targets), clip=clip, gamma_negative=gamma, reduction="none"
     )
-    exact = exact_rows(reference.asymmetric_loss, scores, targets, clip=clip, gamma_negative=1.0)
+    exact = exact_rows(reference.asymmetric_loss, scores, targets, clip=clip, gamma_negative=gamma)
     for actual, truth in zip(got, exact[:2], strict=True):
-        assert_ulps(xp, actual, truth, dtype, limit(xp, 1.0, clip))
+        actual, truth = (actual[:, None], [[t] for t in truth]) if actual.ndim == 1 else (actual, truth)
+        assert_ulps(xp, actual, truth, dtype, limit(xp, gamma, clip))
 
 
 def test_negatives_below_the_clip_cost_nothing(xp):

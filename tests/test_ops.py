@@ -13,6 +13,7 @@ from zlpr import _array, _ops, _walk
 WIDE = ("float32", "float64")
 TABLES = {
     "exp_": "_EXP_",
+    "expm1": "_EXPM1",
     "relu": "_RELU",
     "clip": "_CLIP",
     "row_sum": "_SUM",
@@ -64,6 +65,17 @@ def test_exp_agrees_with_its_generic_form(xp, monkeypatch, dtype):
         exact = [[mp.exp(mp.mpf(float(entry)))] for entry in x[:, 0]]
     assert_ulps(xp, _ops.exp_(xp.asarray(x)), exact, dtype, 2)  # every library's own exp is within 2 ulp
     assert_ulps(xp, generic(monkeypatch, "exp_")(xp.asarray(x)), exact, dtype, 2)
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_expm1_agrees_with_its_generic_form(xp, monkeypatch, dtype):
+    x = np.concatenate([np.linspace(-0.6, 0.6, 61), [-80, -3, -1e-30, 1e-30, 3, 80]]).astype(dtype)[:, None]
+    with mp.workdps(80):
+        exact = [[mp.expm1(mp.mpf(float(entry)))] for entry in x[:, 0]]
+    for form, limit in ((_ops.expm1, 3), (generic(monkeypatch, "expm1"), 6 if xp.name == "jax" else 3)):
+        assert_ulps(xp, form(xp.asarray(x)), exact, dtype, limit)
+    ends = np.asarray([np.inf, -np.inf, 0.0, np.nan], dtype=dtype)
+    np.testing.assert_array_equal(xp.to_numpy(_ops.expm1(xp.asarray(ends))), [np.inf, -1.0, 0.0, np.nan])
 
 
 @pytest.mark.library("numpy", "torch")

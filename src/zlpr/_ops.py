@@ -53,6 +53,29 @@ def exp_(x: Array) -> Array:
     return fast(x) if fast else _array.namespace(x).exp(x)
 
 
+_TAYLOR = {4: 10, 8: 16}
+
+
+def _jax_expm1(x: Array) -> Array:
+    """JAX: XLA's is off by 5 ulp near 0, where the series has all its digits."""
+    near = clip(x, -0.5, 0.5)
+    highest, *others = (1 / math.factorial(k) for k in reversed(range(2, _TAYLOR[_array.itemsize(x)])))
+    terms = highest * near
+    for coefficient in others[:-1]:
+        terms = (terms + coefficient) * near
+    series = near + near * near * (terms + others[-1])
+    return where(near == x, series, _array.namespace(x).expm1(x), x)
+
+
+_EXPM1: _FastForms = {"jax": _jax_expm1}
+
+
+def expm1(x: Array) -> Array:
+    """``exp(x) - 1`` with its digits near 0."""
+    fast = _EXPM1.get(_array.library(x))
+    return fast(x) if fast else _array.namespace(x).expm1(x)
+
+
 _COPY: _FastForms = {
     "numpy": lambda x: x.copy(),
     "torch": lambda x: x.clone(memory_format=sys.modules["torch"].contiguous_format),

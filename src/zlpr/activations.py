@@ -64,7 +64,7 @@ def _sigmoid_diagonal(x: Array) -> Array:
     """σ'(x) (σ(-x) - σ(x)), whose difference is -tanh(x / 2)."""
     xp = _array.namespace(x)
     tail = xp.exp(-xp.abs(x))
-    size = tail * xp.expm1(-xp.abs(x)) / ((1 + tail) * (1 + tail) * (1 + tail))
+    size = tail * _ops.expm1(-xp.abs(x)) / ((1 + tail) * (1 + tail) * (1 + tail))
     return _ops.where(x < 0, -size, size, x)
 
 

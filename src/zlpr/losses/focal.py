@@ -166,9 +166,8 @@ def asymmetric_loss(
     from 0 by 1e-8, at which its loss stops growing; here a positive at -40 costs 40. A negative at ``inf`` costs
     ``-(1 - clip)**gamma_negative * log(clip)``, with the gradient 0: so far off, it is taken for a wrong label.
     Near the clip ``p - clip`` keeps its digits. A power multiplies the rounding error of what is raised to it: value
-    and gradient are within about ``4 + gamma`` ulp of the row's largest entry; where that is just above the clip, a
-    library's ``expm1`` counts `gamma` times as well, and of single classes in float32 up to 14 were met on NumPy, and
-    on JAX a gradient of 14 and a value of 21. The loss is not convex.
+    and gradient are within about ``4 + gamma`` ulp of the row's largest entry. Among millions of single classes in
+    float32 some are off by more, by 18 on NumPy, 13 on JAX and 11 on PyTorch. The loss is not convex.
 
     References
     ----------
@@ -401,10 +400,10 @@ def _rise(z: Array, clip: float) -> tuple[Array, Array, Array]:
     start, start_low = _constants.rounded(_constants.logit(clip), z)
     start_at = xp.full((), start, dtype=z.dtype, device=_array.device(z))
     above, low = _ops.exact_difference(z, start_at, is_finite=True)  # z is clipped
-    low = low - start_low
-    costs = _array.as_dtype(above + low > 0, z.dtype)
+    above, low = _ops.exact_difference(above, start_low - low, is_finite=True)
+    costs = _array.as_dtype(above > 0, z.dtype)
     above = _ops.add_(_ops.multiply_(above, costs), 1.0 - costs)
-    rise = -xp.expm1(-above)
+    rise = -_ops.expm1(-above)
     return costs, rise, (1.0 - rise) * low
 
 

@@ -193,7 +193,7 @@ def over_variance(x: Array, mean: Array, log_variance: Array, is_plain: bool = F
 def exp_beyond_line(x: Array, is_finite: bool = False) -> tuple[Array, Array]:
     """``exp(x) - 1`` and ``exp(x) - 1 - x``: the latter near 0 by a series, where the difference has no digits left."""
     xp = _array.namespace(x)
-    growth = xp.expm1(x)
+    growth = _ops.expm1(x)
     far = growth - x
     if not is_finite:
         far = _ops.where(x == math.inf, math.inf, far, x)
@@ -201,7 +201,7 @@ def exp_beyond_line(x: Array, is_finite: bool = False) -> tuple[Array, Array]:
 
 
 def _beyond_line_near_0(x: Array) -> Array:
-    """``(1/2 - t) x² / (1 + (t - 1/2) x)``, t x a polynomial in x²."""
+    """``exp(x) - 1 - x`` for ``|x| <= 1``, as ``(1/2 - t) x² / (1 + (t - 1/2) x)``, t x a polynomial in x²."""
     square = x * x
     first, second, *others = _series(float(_array.namespace(x).finfo(x.dtype).eps))
     tail = _ops.add_(square * first, second)

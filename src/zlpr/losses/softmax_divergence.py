@@ -211,7 +211,7 @@ def _difference(p: _Pair) -> Array:
         return _ops.nudged_(xp.exp(ahead), low) / whole - share
 
     step, ahead, ahead_low = p.full(p.step), p.full(p.ahead), p.full(p.ahead_low)
-    near = p.share * xp.expm1(_ops.clip(step, -math.inf, 1.0))
+    near = p.share * _ops.expm1(_ops.clip(step, -math.inf, 1.0))
     is_far = (step >= 1) | (p.share == 0)
     whole = xp.broadcast_to(p.whole, p.share.shape)
     gains = _ops.where_few(is_far, far, near, ahead, ahead_low, whole, p.share)
