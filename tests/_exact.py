@@ -38,7 +38,10 @@ def soft_targets_of(shape, dtype):
 
 
 def assert_ulps(xp, actual, exact, dtype, limit):
-    """Fail unless an array of this library is within `limit` ulp of the exact numbers, row by row."""
+    """Fail unless an array of this library is within `limit` ulp of the exact numbers, row by row.
+
+    A vector is one of values of rows: each counts for itself.
+    """
     assert str(actual.dtype).rpartition(".")[2] == dtype, f"{actual.dtype} where {dtype} was expected"
     exact = np.asarray(exact, dtype=object)
     assert tuple(actual.shape) == exact.shape
@@ -49,6 +52,8 @@ def assert_ulps(xp, actual, exact, dtype, limit):
         with np.errstate(invalid="ignore"):
             met = np.abs(values - exact.astype(float)) <= 64 * np.finfo(_held(dtype)).tiny
         values = np.where(met, exact.astype(float), values)
+    if values.ndim == 1:
+        values, exact = values[:, None], exact[:, None]
     error = max_ulps(values, exact, dtype)
     assert error <= limit, f"{error:.2f} ulp\nactual {values}\nexact {exact.astype(float)}"
 
