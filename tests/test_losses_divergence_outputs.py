@@ -130,6 +130,22 @@ def test_classes_that_do_not_count(xp):
         assert_ulps(xp, slope, exact, "float64", LIMIT + XLA_SLACK.get(xp.name, 0))
 
 
+def test_rows_of_which_nothing_counts_have_no_curvature(xp):
+    p, q = (xp.asarray(np.asarray([x])) for x in ([1.0, 2.0], [2.0, 4.0]))
+    mask = xp.asarray(np.zeros((1, 2), dtype=bool))
+    for part in (
+        softmax_divergence.value_grad_hess(p, q, mask=mask)[2],
+        softmax_divergence.hvp(p, q, p, mask=mask),
+    ):
+        np.testing.assert_array_equal(xp.to_numpy(part), [[0.0, 0.0]])
+
+
+def test_a_hessian_product_of_a_decided_row_keeps_its_digits(xp):
+    scores, v = (xp.asarray(np.asarray([x])) for x in ([40.0, 0.0], [1.0, 3.0]))
+    got = xp.to_numpy(softmax_divergence.hvp(scores, scores, v))
+    np.testing.assert_allclose(got, [[-2 * math.exp(-40), 2 * math.exp(-40)]], rtol=1e-14)
+
+
 def test_saturated_rows_and_gaps_of_any_size(xp):
     # The differences of the scores, or of the probabilities, alone would lose up to all digits in each of these rows.
     p = [

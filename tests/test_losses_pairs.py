@@ -396,6 +396,35 @@ def test_jax_hessian_under_jit(xp, loss, opts):
     np.testing.assert_allclose(hessian, expected, atol=1e-13 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(
+    ("opts", "scores", "positive"),
+    [
+        ({"weighting": "unified", "margin": 0.4}, [0.3, -0.1], False),
+        ({"weighting": "unified", "margin": 3.0}, [0.3, -0.1], False),
+        ({}, [2896.5173], False),
+        ({}, [-2047.0436], True),
+        ({"scale": 80.3}, [-5901.82421875, -6000.0], True),
+    ],
+)
+def test_rows_with_one_side_alone_cost_nothing(xp, opts, scores, positive):
+    # What all pairs have in addition, and what rounding takes off a side, count nothing where there is no pair.
+    s, t = np.asarray([scores], dtype="float32"), np.full((1, len(scores)), positive)
+    got = (
+        *circle_loss.value_grad_hess(xp.asarray(s), xp.asarray(t), **opts),
+        circle_loss.hvp(xp.asarray(s), xp.asarray(t), xp.asarray(s), **opts),
+    )
+    for part in got:
+        np.testing.assert_array_equal(xp.to_numpy(part), np.zeros(part.shape))
+
+
+def test_tiny_weights_leave_a_sum_below_1_its_digits(xp):
+    scores, targets = np.asarray([[-35.1334071168853, 6.569225491431338]]), np.asarray([[1e-30, 1e-30]])
+    exact = reference.lsep_loss(list(scores[0]), list(targets[0])).value
+    for mask in (None, xp.asarray(np.ones((1, 2), dtype=bool))):
+        value = lsep_loss(xp.asarray(scores), xp.asarray(targets), mask=mask, reduction="none")
+        np.testing.assert_allclose(xp.to_numpy(value), [float(exact)], rtol=1e-14)
+
+
 @pytest.mark.parametrize(("dtype", "margin"), [("float32", 1e19), ("float64", 1e154)])
 def test_a_margin_beyond_all_scores_gives_no_nan(xp, dtype, margin):
     scores = xp.asarray(np.asarray([[0.5, -0.5, 1.0]]), dtype)

@@ -151,6 +151,13 @@ def test_hessian_product_is_the_derivative_of_the_gradient(xp):
     np.testing.assert_allclose(xp.to_numpy(product), (ahead - behind) / 2e-5, atol=1e-10)
 
 
+def test_a_hessian_product_of_a_decided_row_keeps_its_digits(xp):
+    # The mean of v under the shares is v of the likely class to all digits but the last.
+    scores, v = (xp.asarray(np.asarray([x])) for x in ([40.0, 0.0], [1.0, 3.0]))
+    got = softmax_cross_entropy.hvp(scores, xp.asarray(np.asarray([0])), v)
+    np.testing.assert_allclose(xp.to_numpy(got), [[-2 * math.exp(-40), 2 * math.exp(-40)]], rtol=1e-14)
+
+
 @pytest.mark.library("numpy", "torch")
 def test_an_index_out_of_range_is_named(xp):
     with pytest.raises(ValueError, match=r"targets must be class indices in 0\.\.2, got 3"):

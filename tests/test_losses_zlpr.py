@@ -346,12 +346,65 @@ def test_the_gradient_of_the_targets_is_exact(xp, dtype, data):
     rows = exact_of(scores, targets, label_smoothing=0.25)
     slope = xp.to_numpy(slope).astype(float)
     eps = float(np.finfo(dtype).eps)
-    for got, exact, s in zip(slope, rows, scores, strict=True):
-        # Each of the two terms is an exponential of a difference, whose rounding it magnifies.
+    for got, exact in zip(slope, rows, strict=True):
         size = max(1.0, max(abs(float(e)) for e in exact.targets_gradient))
-        span = 2 + 2 * float(np.max(np.abs(s)))
         for a, e in zip(got, exact.targets_gradient, strict=True):
-            assert abs(a - float(e)) <= span * eps * size
+            assert abs(a - float(e)) <= 8 * eps * size
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets", "opts"),
+    [
+        ([0.3, 0.5], [1.0, 1.0], {"threshold": 1000.0}),
+        ([0.3, 0.1, -0.2], [0.0, 0.0, 1.0], {"threshold": -1e4}),
+        ([-11.882906], [1.0], {"threshold": 1e4}),
+        ([50.3, 50.3001, 50.29], [0.0, 0.0, 0.0], {"temperature": 1e-3}),
+        ([50.3, 50.30001, 50.29], [0.0, 0.0, 0.0], {"temperature": 1e-4}),
+        ([-4.44, 2.0], [0.5, 0.0], {"threshold": 100.0, "temperature": 1e-2, "label_smoothing": 0.1}),
+    ],
+)
+def test_what_rounding_takes_off_far_scores_is_counted(xp, scores, targets, opts):
+    # It is up to half the spacing of numbers of the size of the threshold: no small number, as which it had counted.
+    scores, targets = (np.asarray([x], dtype="float32") for x in (scores, targets))
+    value, slopes = zlpr_loss.value_and_grad(
+        *map(xp.asarray, (scores, targets)), argnums=("scores", "targets"), reduction="none", **opts
+    )
+    (exact,) = exact_of(scores, targets, **opts)
+    assert_ulps(xp, value, [exact.value], "float32", 4)
+    assert_ulps(xp, slopes[0], [exact.gradient], "float32", 4)
+    assert_ulps(xp, slopes[1], [exact.targets_gradient], "float32", 4)
+
+
+def test_a_threshold_beyond_all_digits_of_the_scores(xp):
+    # Of scores less -10^10 float32 keeps multiples of 1024: all that tells them apart is what rounding took.
+    scores = xp.asarray(np.asarray([[45.0, 23.0]], dtype="float32"))
+    targets = xp.asarray(np.zeros((1, 2), dtype="float32"))
+    slopes = zlpr_loss.value_and_grad(scores, targets, argnums=("scores", "targets"), threshold=-1e10)[1]
+    for slope, sign in zip(slopes, (1, -1), strict=True):
+        np.testing.assert_allclose(xp.to_numpy(slope), [[sign, sign * math.exp(-22)]], rtol=1e-6)
+
+
+def test_a_weight_of_0_leaves_a_row_out_whose_gradient_overflows(xp):
+    scores, targets = np.asarray([[800.0, 700.0], [1.0, 2.0]]), np.asarray([[1.0, 1.0], [1.0, 0.0]])
+    (weights,) = (xp.asarray(np.asarray([0.0, 1.0])),)
+    slope = zlpr_loss.value_and_grad(
+        xp.asarray(scores), xp.asarray(targets), argnums="targets", sample_weight=weights
+    )[1]
+    alone = zlpr_loss.value_and_grad(xp.asarray(scores[1:]), xp.asarray(targets[1:]), argnums="targets")[1]
+    np.testing.assert_allclose(xp.to_numpy(slope), [[0.0, 0.0], *xp.to_numpy(alone)], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("scores", "product"),
+    [  # q - p.v and p (v - p.v) for v = 1, 3, worked out with the shares e^-40 and e^-40 of another class and of 0
+        ([40.0, 0.0], [-math.exp(-40), 2 * math.exp(-40)]),
+        ([-40.0, -41.0], [math.exp(-40), 3 * math.exp(-41)]),
+    ],
+)
+def test_hessian_products_of_decided_rows(xp, scores, product):
+    v, none = np.asarray([[1.0, 3.0]]), np.zeros((1, 2), dtype=bool)
+    got = zlpr_loss.hvp(xp.asarray(np.asarray([scores])), xp.asarray(none), xp.asarray(v))
+    np.testing.assert_allclose(xp.to_numpy(got), [product], rtol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", WIDE)
@@ -492,6 +545,10 @@ def test_the_minimum_takes_masks_and_weights(xp):
     [
         ({"temperature": 0.0}, "temperature must be a positive finite number, got 0.0"),
         ({"temperature": "hot"}, "temperature must be a positive finite number, got 'hot'"),
+        (
+            {"temperature": 1e-310},
+            "temperature must be a normal number of the dtype to compute in, got 1e-310",
+        ),
         ({"class_weight": np.ones(3)}, r"class_weight must have one entry a class, shape \(2,\), not \(3,\)"),
     ],
 )

@@ -413,6 +413,20 @@ def first_largest(x: Array) -> Array:
     return _at(x, argmax(x))
 
 
+def centred(shares: Array, v: Array, rest: Array | None = None) -> Array:
+    """``v`` less its mean under the shares of each row, (B, C), to its digits where one share is nearly all.
+
+    The shares sum to 1, or with `rest`, (B,), which is that of a 0. All is measured from the entry of the largest.
+    """
+    columns = argmax(shares)
+    start = chosen(v, columns)
+    if rest is not None:
+        start = where(rest > chosen(shares, columns), 0.0, start, start)
+    v = v - start[:, None]
+    mean = row_sum(shares * v)
+    return v - (mean if rest is None else mean - rest * start)[:, None]
+
+
 _row_numbers = functools.lru_cache(maxsize=64)(np.arange)
 
 

@@ -401,7 +401,7 @@ def _rise(z: Array, clip: float) -> tuple[Array, Array, Array]:
     start_at = xp.full((), start, dtype=z.dtype, device=_array.device(z))
     above, low = _ops.exact_difference(z, start_at, is_finite=True)  # z is clipped
     above, low = _ops.exact_difference(above, start_low - low, is_finite=True)
-    costs = _array.as_dtype(above > 0, z.dtype)
+    costs = _array.as_dtype(above > float(xp.finfo(z.dtype).smallest_normal), z.dtype)
     above = _ops.add_(_ops.multiply_(above, costs), 1.0 - costs)
     rise = -_ops.expm1(-above)
     return costs, rise, (1.0 - rise) * low

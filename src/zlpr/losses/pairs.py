@@ -321,12 +321,16 @@ class _Pairs(NamedTuple):
         return 1.0 if self.excess is None else _array.namespace(self.excess).exp(-self.excess)
 
     def values(self) -> Array:
-        """``log(1 + Σ)``; under an excess Σ is far above 1, and so small soft weights may leave it."""
+        """``log(1 + Σ)``; under an excess Σ is far above 1, unless soft weights are tiny."""
         xp = _array.namespace(self.sums[0])
         pairs = self.pairs()
         if self.excess is None:
             return xp.log1p(pairs)
-        return xp.where(self.excess > 0, self.excess + xp.log(pairs + self.one()), xp.log1p(pairs))
+        reach = 0.4 * _ops.log_max(pairs)
+        root = xp.exp(0.5 * _ops.clip(self.excess, 0.0, reach))
+        plain = pairs * root * root
+        is_plain = (plain < 1) & (self.excess < reach)
+        return xp.where(is_plain, xp.log1p(plain), self.excess + xp.log(pairs + self.one()))
 
     def scales(self) -> Split:
         """What a term of the negative and of the positive side is multiplied by to give its share of the total."""
@@ -378,13 +382,13 @@ def _diagonal(rows: Rows, form: _Form) -> Array:
     slopes, gamma = pairs.slopes(), form.scale
     total, one = pairs.pairs() + pairs.one(), pairs.one()
     coupled = pairs.split[0] * pairs.split[1] * pairs.coupling()[:, None]
-    diagonal = (-2.0 * gamma) * slopes[0] * slopes[1] * coupled
+    diagonal = (-2.0 * gamma) * (slopes[0] * coupled) * slopes[1]
     for terms, scale, slope, bend in zip(pairs.split, pairs.scales(), slopes, pairs.bends(), strict=True):
         share = terms * scale[:, None]
         top = _ops.first_largest(terms)
         others = _ops.row_sum(_ops.where(top, 0.0, terms, terms)) * scale + one / total
         variance = share * _ops.where(top, others[:, None], 1.0 - share, share)
-        diagonal = diagonal + gamma * slope * slope * variance + bend * share
+        diagonal = diagonal + gamma * slope * (slope * variance) + bend * share
     return gamma * diagonal
 
 
@@ -416,8 +420,8 @@ def _pairs(rows: Rows, labels: Labels, form: _Form, far_count: bool = False) -> 
         if not largest < math.inf and labels is not labels.dense():
             labels = labels.dense()
             exponents = form.exponents(labels, scores, None, is_plain)
-        z, low, total, factor = _lowered(rows, labels, exponents, far_count, is_plain and rows.mask is None)
-        total = total + whole
+        is_finite = is_plain and rows.mask is None
+        z, low, total, factor = _lowered(rows, labels, exponents, whole, far_count, is_finite)
         excess = _ops.relu(total - _SURE)
         growth = xp.exp(_ops.clip(total, -2.0 * _ops.log_max(z), _SURE)) * (factor * math.exp(rest))
     terms = _ops.exp_(z)
@@ -446,7 +450,8 @@ _CANCELLED = 500.0  # of this size, the square of what rounding takes off is bel
 class _Lowered(NamedTuple):
     """Exponents less the largest of their side, rounded up, and what rounding took off them, far below 1.
 
-    What was taken off both sides together is a whole number and the logarithm of a factor.
+    What was taken off both sides together, and all pairs have in addition, is a whole number and the logarithm of a
+    factor; 0 and any where a side is empty.
     """
 
     z: Array
@@ -455,37 +460,33 @@ class _Lowered(NamedTuple):
     factor: Array | float
 
 
-def _lowered(rows: Rows, labels: Labels, exponents: _Exponents, far_count: bool, is_finite: bool) -> _Lowered:
+def _lowered(
+    rows: Rows, labels: Labels, exponents: _Exponents, whole: float, far_count: bool, is_finite: bool
+) -> _Lowered:
     """What is taken off is whole, so that nothing is rounded in exponents near the largest.
 
     Of those far below, which count where the largest adds nothing, as in a curvature, the error is found. A side
-    without terms has nothing taken off, and where one is empty the whole number is 0.
+    without terms has nothing taken off.
     """
     xp = _array.namespace(exponents.z)
     z, low = labels.counting(exponents.z, rows.mask), exponents.low
     tops = labels.tops(z)
     negative, positive = (xp.ceil(_ops.where(top == -math.inf, 0.0, top, top)) for top in tops)
-    empty = (tops[0] == -math.inf) | (tops[1] == -math.inf)
-    whole, factor = _ops.where(empty, 0.0, negative + positive, negative), 1.0
+    taken, factor = negative + positive + whole, 1.0
     shift = labels.spread(negative, positive)
     lowered, error = _ops.exact_difference(z, shift) if far_count else (z - shift, None)
     if not rows.host or bool(xp.any((negative == math.inf) | (positive == math.inf))):
         at_infinity = _ops.where(z == math.inf, 0.0, -math.inf, z)
         lowered = xp.where(shift == math.inf, at_infinity, lowered)
-    if low is not None and not _is_small(rows, low):
+    if low is not None and not rows.is_first_order(low):
         low, of_tops = _less_that_of_the_largest(labels, z, low, tops)
-        whole, rest = whole + xp.round(of_tops), of_tops - xp.round(of_tops)
+        taken, rest = taken + xp.round(of_tops), of_tops - xp.round(of_tops)
         factor = 1.0 + xp.expm1(rest)  # XLA makes a product of two exponentials that of the sum
         lowered, low = _ops.exact_difference(lowered, -low, is_finite=is_finite)
     if error is not None:
         low = error if low is None else low + error
-    return _Lowered(lowered, low, whole, factor)
-
-
-def _is_small(rows: Rows, low: Array) -> bool:
-    """Whether ``e^low`` is known to be ``1 + low``."""
-    square_below_the_last_digit = 2.0**-12 if _array.itemsize(low) == 4 else 2.0**-26
-    return rows.lies_within(square_below_the_last_digit, low)
+    empty = (tops[0] == -math.inf) | (tops[1] == -math.inf)
+    return _Lowered(lowered, low, _ops.where(empty, 0.0, taken, taken), factor)
 
 
 def _less_that_of_the_largest(labels: Labels, z: Array, low: Array, tops: Split) -> tuple[Array, Array]:

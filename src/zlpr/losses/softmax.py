@@ -108,7 +108,7 @@ def _hessian_product(rows: Rows, v: Array) -> Array:
     labels: Distribution = rows.labels.dense()
     p = _probabilities(rows, labels)
     probabilities = _ops.replaced_(p.rest, p.reference, p.chosen) / (p.others + p.chosen)[:, None]
-    return probabilities * (v - _ops.row_sum(probabilities * v)[:, None]) * labels.mass()[:, None]
+    return probabilities * _ops.centred(probabilities, v) * labels.mass()[:, None]
 
 
 class _Probabilities(NamedTuple):

@@ -89,7 +89,7 @@ def _diagonal(rows: Rows) -> Array:
         return rows.scores
     p = _pair(rows)
     gap = p.possible_gap()
-    return p.full(p.share * (_rest(p.share) * (p.unit - gap) + p.share * gap))
+    return rows.counted(p.full(p.share * (_rest(p.share) * (p.unit - gap) + p.share * gap)))
 
 
 @softmax_divergence.product
@@ -99,8 +99,8 @@ def _product(rows: Rows, v: Array) -> Array:
         return rows.scores * v
     p = _pair(rows)
     gap = p.possible_gap()
-    w = v - _ops.row_sum(p.share * v)[:, None]
-    return p.full(p.share * ((p.unit - gap) * w + _ops.row_sum(gap * p.share * w)[:, None]))
+    w = _ops.centred(p.share, v)
+    return rows.counted(p.full(p.share * ((p.unit - gap) * w + _ops.row_sum(gap * p.share * w)[:, None])))
 
 
 class _Pair(NamedTuple):

@@ -14,7 +14,7 @@ from zlpr import _array, _ops
 from zlpr._array import Array
 from zlpr.rules import Rows, row_loss
 from zlpr.rules._call import THRESHOLD_REACH, Reduction
-from zlpr.rules._labels import AnyLabels, Paired, Split, Weighted
+from zlpr.rules._labels import AnyLabels, Labels, Paired, Split, Weighted
 
 __all__ = ["sparse_zlpr_loss", "zlpr_loss", "zlpr_minimum"]
 
@@ -298,10 +298,10 @@ def _diagonal(rows: Rows) -> Array:
 @sparse_zlpr_loss.product
 def _hessian_product(rows: Rows, v: Array) -> Array:
     """``p (v - p·v) + q (v - q·v)``."""
+    if 0 in v.shape:
+        return v
     _, split, negative, positive = _two_sides(rows, rows.labels.dense())
-    p = split[0] * negative.scale()[:, None]
-    q = split[1] * positive.scale()[:, None]
-    return p * (v - _ops.row_sum(p * v)[:, None]) + q * (v - _ops.row_sum(q * v)[:, None])
+    return negative.product(split[0], v) + positive.product(split[1], v)
 
 
 _PLAINLY_FINITE = 1e30
@@ -313,6 +313,8 @@ class _Side(NamedTuple):
     terms_sum: Array
     shift: Array | None
     factor: Array | None
+    shift_low: Array | None
+    """what rounding took off the shift"""
 
     def weighted_sum(self) -> Array:
         return self.terms_sum if self.factor is None else self.terms_sum * self.factor
@@ -343,6 +345,11 @@ class _Side(NamedTuple):
         """The 1 of ``1 + Σ``, times ``exp(-shift)``."""
         return 1.0 if self.shift is None else _array.namespace(self.shift).exp(-self.shift)
 
+    def product(self, terms: Array, v: Array) -> Array:
+        """``p (v - p·v)`` with the share p of each term."""
+        p = terms * self.scale()[:, None]
+        return p * _ops.centred(p, v, self.one() / self.total())
+
     def variances(self, terms: Array) -> Array:
         """``p (1 - p)`` of each term; ``1 - p`` of the largest one is summed from the others."""
         xp = _array.namespace(terms)
@@ -362,38 +369,65 @@ def _two_sides(
     if rows.mask is not None:
         assert not isinstance(labels, Paired)  # which a masked block never is
         z = labels.counting(z, rows.mask)
-    labels, z, shifts = _shifted(rows, labels, z, room)
+    limit = _limit(rows, labels, z, room)
+    labels, z, shifts = _shifted(rows, labels, z, limit)
+    lost: tuple[Array, Array] | tuple[None, None] = (None, None)
+    low = None if rows.low is None else labels.exponents(rows.low, None)
+    if low is not None and not rows.is_first_order(low):
+        z, low = _ops.exact_difference(z, -low)
+        if shifts[0] is not None:
+            assert not isinstance(labels, Paired)  # which nothing is taken off
+            z, more = _lowered(labels, z, limit, shifts)
+            pairs = zip(shifts, more, strict=True)
+            shifts, lost = zip(*(_ops.exact_difference(shift, -by) for shift, by in pairs), strict=True)
     terms = _ops.exp_(z)
-    if rows.low is not None:
-        terms = _ops.nudged_(terms, labels.exponents(rows.low, None))
+    if low is not None:
+        terms = _ops.nudged_(terms, low)
     split, sums = labels.split(terms)
     factors = _threshold_factors(rows.threshold)
-    negative, positive = _Side(sums[0], shifts[0], factors[0]), _Side(sums[1], shifts[1], factors[1])
+    negative, positive = (_Side(*parts) for parts in zip(sums, shifts, factors, lost, strict=True))
     return labels, split, negative, positive
 
 
-def _shifted(
-    rows: Rows, labels: AnyLabels, z: Array, room: float | None
-) -> tuple[AnyLabels, Array, tuple[Array | None, Array | None]]:
-    """Exponents lowered, side by side, only as far as overflow demands.
+def _limit(rows: Rows, labels: AnyLabels, z: Array, room: float | None) -> Array | float:
+    """What exponents may reach, `room` below overflow.
 
-    Shifts are whole numbers, so that taking them off an exponent near the largest is exact. By default half the
-    range of the dtype is left to the gradient's other factors: one over a total near overflow would be subnormal.
+    By default half the range of the dtype is left to the gradient's other factors: one over a total near overflow
+    would be subnormal.
     """
-    xp, log_max = _array.namespace(z), _ops.log_max(z)
-    if 0 in z.shape:
-        return labels, z, (None, None)
+    log_max = _ops.log_max(z)
     limit = log_max - math.log(z.shape[-1] + 1) - (log_max / 2 if room is None else room) - labels.headroom()
-    if rows.threshold is not None:
-        limit -= THRESHOLD_REACH
-    if rows.host and float(labels.peak(z)) <= limit:
+    return limit if rows.threshold is None else limit - THRESHOLD_REACH
+
+
+def _shifted(
+    rows: Rows, labels: AnyLabels, z: Array, limit: Array | float
+) -> tuple[AnyLabels, Array, tuple[Array, Array] | tuple[None, None]]:
+    """Exponents lowered, side by side, only as far as overflow demands."""
+    if 0 in z.shape or (rows.host and float(labels.peak(z)) <= limit):
         return labels, z, (None, None)
     labels = labels.dense()
-    z = labels.counting(labels.exponents(rows.scores, None), rows.mask)
-    negative, positive = (xp.ceil(_ops.relu(top - limit)) for top in labels.tops(z))
+    return labels, *_lowered(labels, labels.counting(labels.exponents(rows.scores, None), rows.mask), limit)
+
+
+def _lowered(
+    labels: Labels, z: Array, limit: Array | float, taken: tuple[Array, Array] | None = None
+) -> tuple[Array, tuple[Array, Array]]:
+    """Exponents less what their side is above the limit, and that; no more is given back than was taken before.
+
+    It is a whole number, so that taking it off an exponent near the largest is exact.
+    """
+    xp = _array.namespace(z)
+    above = [top - limit for top in labels.tops(z)]
+    above = (
+        [_ops.relu(x) for x in above]
+        if taken is None
+        else list(map(xp.maximum, above, map(xp.negative, taken)))
+    )
+    negative, positive = map(xp.ceil, above)
     shift = labels.spread(negative, positive)
     at_infinity = _ops.where(z == math.inf, 0.0, -math.inf, z)
-    return labels, xp.where(shift == math.inf, at_infinity, z - shift), (negative, positive)
+    return xp.where(shift == math.inf, at_infinity, z - shift), (negative, positive)
 
 
 def _threshold_factors(threshold: Array | None) -> tuple[Array | None, Array | None]:
@@ -411,26 +445,30 @@ def _threshold_gradient(negative: _Side, positive: _Side) -> Array:
 
 def _targets_gradient(rows: Rows, negative: _Side, positive: _Side) -> Array:
     """``w (e^(s0 - s) / B - e^(s - s0) / A)``, A and B the totals of the negative and of the positive side."""
-    above = rows.scores if rows.threshold is None else rows.scores - rows.threshold[:, None]
-    low = 0.0 if rows.low is None else rows.low
+    scores, low = rows.scores, rows.low
     in_negative, in_positive = rows.labels.sides(rows.labels.weights)
-    slope = _over_total(-above, -low, in_positive, positive) - _over_total(above, low, in_negative, negative)
+    slope = _over_total(-scores, None if low is None else -low, in_positive, positive)
+    slope = slope - _over_total(scores, low, in_negative, negative)
     slope = slope * (1 - rows.smoothing)
     return rows.counted(slope if rows.class_weight is None else slope * rows.class_weight)
 
 
-def _over_total(exponents: Array, low: Array | float, weights: Array, side: _Side) -> Array:
+def _over_total(exponents: Array, low: Array | None, weights: Array, side: _Side) -> Array:
     """Exponentials over the total of a side; where that is infinite, the limit as infinite ones grow together."""
     xp = _array.namespace(exponents)
-    log_total = side.log_total()[:, None]
-    shares = xp.exp(_finite(exponents) - _finite(log_total)) * (1 + low)
-    infinite = (exponents == math.inf) & (weights > 0)
+    distance, lost = exponents, low
+    if side.shift is not None:
+        distance, lost = _ops.exact_difference(exponents, side.shift[:, None])
+        for by in (
+            None if side.shift_low is None else side.shift_low[:, None],
+            None if low is None else -low,
+        ):
+            if by is not None:
+                distance, more = _ops.exact_difference(distance, by)
+                lost = lost + more
+    shares = xp.exp(_ops.clip(distance, -math.inf, _ops.log_max(distance)))
+    shares = shares if lost is None else _ops.nudged_(shares, lost)
+    shares = _ops.where(distance > _ops.log_max(distance), math.inf, shares, shares) * side.scale()[:, None]
+    infinite = exponents == math.inf
     held = _ops.row_sum(_ops.where(infinite, weights, 0.0, weights))[:, None]
-    return xp.where(infinite, 1 / _ops.where(infinite, held, 1.0, held), shares)
-
-
-def _finite(x: Array) -> Array:
-    """The largest finite number for infinity, so that one infinity less another is 0."""
-    largest = math.exp(_ops.log_max(x)) * (1 - 1e-6)
-    x = _ops.where(x > largest, largest, x, x)
-    return _ops.where(x < -largest, -largest, x, x)
+    return xp.where(infinite, 1 / held, shares)

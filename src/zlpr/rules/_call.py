@@ -59,6 +59,12 @@ class Call(NamedTuple):
         total = _ops.row_sum(weighted)
         return total / _ops.row_sum(weights) if self.reduction == "mean" else total
 
+    def has_absent_rows(self) -> bool:
+        """Whether rows may have the weight 0, which count nothing, also where a gradient is infinite."""
+        if self.weights is None or self.where != "host":
+            return self.weights is not None
+        return bool(_array.namespace(self.weights).any(self.weights == 0))
+
     def origin(self) -> tuple[Array | None, Array | None]:
         """The threshold a kernel is given, of magnitude at most 16, and what to take off the scores for the rest.
 
@@ -112,7 +118,7 @@ def prepare(
         weights,
         _checked_threshold(threshold, lead, rows, batch),
         _checked_class_weight(options.pop("class_weight", None), lead, rows),
-        _checked_temperature(options.pop("temperature", 1.0)),
+        _checked_temperature(options.pop("temperature", 1.0), lead),
         _checked_smoothing(options.pop("label_smoothing", 0.0)),
         layout,
         reduction,
@@ -159,9 +165,16 @@ def _checked_smoothing(smoothing: Any) -> float:
     return float(smoothing)
 
 
-def _checked_temperature(temperature: Any) -> float:
+def _checked_temperature(temperature: Any, lead: Array) -> float:
     if not _constants.is_number(temperature) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be a positive finite number, got {temperature!r}")
+    if temperature == 1:
+        return 1.0
+    info = _array.namespace(lead).finfo(_array.compute_dtype(lead))
+    if not info.smallest_normal <= temperature <= info.max:
+        raise ValueError(
+            f"temperature must be a normal number of the dtype to compute in, got {temperature!r}"
+        )
     return float(temperature)
 
 
@@ -206,7 +219,8 @@ def _checked_class_weight(weight: Array | None, lead: Array, rows: Array) -> Arr
 
 def _checked_threshold(threshold: Any, scores: Array, rows: Array, batch: tuple[int, ...]) -> Array | None:
     """The threshold of each row, (B,), or None for zero."""
-    if _constants.is_number(threshold) and math.isfinite(threshold):
+    largest = float(_array.namespace(rows).finfo(_array.compute_dtype(rows)).max)
+    if _constants.is_number(threshold) and abs(threshold) <= largest:
         return _full_rows(rows, rows.shape[0], float(threshold)) if threshold else None
     if not _array.is_array(threshold):
         raise ValueError(f"threshold must be a finite number or an array, got {threshold!r}")

@@ -68,6 +68,10 @@ class Rows:
         """Whether all entries of a host array are smaller than a bound; False where that cannot be read."""
         return self.host and 0 not in x.shape and bool(_ops.extent(x) < bound)
 
+    def is_first_order(self, low: Array) -> bool:
+        """Whether ``e^low`` is known to be ``1 + low``."""
+        return self.lies_within(2.0**-12 if _array.itemsize(low) == 4 else 2.0**-26, low)
+
     def counted(self, terms: Array) -> Array:
         """Terms of the classes, 0 in place of those that do not count, (B, C)."""
         return terms if self.mask is None else _ops.where(self.mask, terms, 0.0, terms)
@@ -334,10 +338,13 @@ class RowLoss(Rule):
                 *(low, call.class_weight, call.options),
             )
             results = kernel(rows, *extra)
+            if absent:
+                results = tuple(_unless(extra[0] == 0, r, 0.0) for r in results)
             if valid is not None:
-                results = tuple(_nan_unless(valid, r) for r in results)
+                results = tuple(_unless(~valid, r, math.nan) for r in results)
             return results if dtype == compute else _rounded(results, dtype)
 
+        absent = extra[0] is not None and call.has_absent_rows()
         threshold, offset = call.origin()
         moved = offset is not None or call.temperature != 1
         inputs = (call.lead, call.mask, threshold, offset, *call.rest, *extra)
@@ -457,9 +464,10 @@ def _rounded(results: tuple[Array, ...], dtype: Any) -> tuple[Array, ...]:
     return tuple(r if r.ndim == 1 else _array.as_dtype(r, dtype) for r in results)
 
 
-def _nan_unless(valid: Array, x: Array) -> Array:
+def _unless(rows: Array, x: Array, number: float) -> Array:
+    """A number in place of these rows' results."""
     xp = _array.namespace(x)
-    return _ops.where(xp.reshape(valid, (-1,) + (1,) * (x.ndim - 1)), x, math.nan, x)
+    return _ops.where(xp.reshape(rows, (-1,) + (1,) * (x.ndim - 1)), number, x, x)
 
 
 def _written(out: Array, gradient: Array) -> Array:
