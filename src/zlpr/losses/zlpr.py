@@ -378,8 +378,8 @@ def _two_sides(
         if shifts[0] is not None:
             assert not isinstance(labels, Paired)  # which nothing is taken off
             z, more = _lowered(labels, z, limit, shifts)
-            pairs = zip(shifts, more, strict=True)
-            shifts, lost = zip(*(_ops.exact_difference(shift, -by) for shift, by in pairs), strict=True)
+            of_negatives, of_positives = map(_ops.exact_difference, shifts, (-more[0], -more[1]))
+            shifts, lost = (of_negatives[0], of_positives[0]), (of_negatives[1], of_positives[1])
     terms = _ops.exp_(z)
     if low is not None:
         terms = _ops.nudged_(terms, low)
@@ -390,12 +390,14 @@ def _two_sides(
 
 
 def _limit(rows: Rows, labels: AnyLabels, z: Array, room: float | None) -> Array | float:
-    """What exponents may reach, `room` below overflow.
+    """What exponents may reach, `room` below overflow; those of rows without classes, anything.
 
     By default half the range of the dtype is left to the gradient's other factors: one over a total near overflow
     would be subnormal.
     """
     log_max = _ops.log_max(z)
+    if 0 in z.shape:
+        return math.inf
     limit = log_max - math.log(z.shape[-1] + 1) - (log_max / 2 if room is None else room) - labels.headroom()
     return limit if rows.threshold is None else limit - THRESHOLD_REACH
 
@@ -418,12 +420,11 @@ def _lowered(
     It is a whole number, so that taking it off an exponent near the largest is exact.
     """
     xp = _array.namespace(z)
-    above = [top - limit for top in labels.tops(z)]
-    above = (
-        [_ops.relu(x) for x in above]
-        if taken is None
-        else list(map(xp.maximum, above, map(xp.negative, taken)))
-    )
+    above = tuple(top - limit for top in labels.tops(z))
+    if taken is None:
+        above = tuple(map(_ops.relu, above))
+    else:
+        above = xp.maximum(above[0], -taken[0]), xp.maximum(above[1], -taken[1])
     negative, positive = map(xp.ceil, above)
     shift = labels.spread(negative, positive)
     at_infinity = _ops.where(z == math.inf, 0.0, -math.inf, z)
@@ -459,16 +460,19 @@ def _over_total(exponents: Array, low: Array | None, weights: Array, side: _Side
     distance, lost = exponents, low
     if side.shift is not None:
         distance, lost = _ops.exact_difference(exponents, side.shift[:, None])
-        for by in (
-            None if side.shift_low is None else side.shift_low[:, None],
-            None if low is None else -low,
-        ):
-            if by is not None:
-                distance, more = _ops.exact_difference(distance, by)
-                lost = lost + more
+        if side.shift_low is not None:
+            distance, lost = _less(distance, lost, side.shift_low[:, None])
+        if low is not None:
+            distance, lost = _less(distance, lost, -low)
     shares = xp.exp(_ops.clip(distance, -math.inf, _ops.log_max(distance)))
     shares = shares if lost is None else _ops.nudged_(shares, lost)
     shares = _ops.where(distance > _ops.log_max(distance), math.inf, shares, shares) * side.scale()[:, None]
     infinite = exponents == math.inf
     held = _ops.row_sum(_ops.where(infinite, weights, 0.0, weights))[:, None]
     return xp.where(infinite, 1 / held, shares)
+
+
+def _less(x: Array, low: Array, by: Array) -> tuple[Array, Array]:
+    """``x + low - by``, in two numbers again."""
+    x, more = _ops.exact_difference(x, by)
+    return x, low + more
