@@ -417,6 +417,14 @@ def test_rows_with_one_side_alone_cost_nothing(xp, opts, scores, positive):
         np.testing.assert_array_equal(xp.to_numpy(part), np.zeros(part.shape))
 
 
+def test_hessian_products_of_decided_rows_are_those_of_softmax(xp):
+    # With one positive the two losses are one; the mean of v is v of the likely class to all digits but the last.
+    scores, v = (xp.asarray(np.asarray([x])) for x in ([0.0, 40.0, 1.0], [5.0, 1.0, 3.0]))
+    expected = xp.to_numpy(softmax_cross_entropy.hvp(scores, xp.asarray(np.asarray([0])), v))
+    got = lsep_loss.hvp(scores, xp.asarray(np.asarray([[True, False, False]])), v)
+    np.testing.assert_allclose(xp.to_numpy(got), expected, rtol=1e-13)
+
+
 def test_tiny_weights_leave_a_sum_below_1_its_digits(xp):
     scores, targets = np.asarray([[-35.1334071168853, 6.569225491431338]]), np.asarray([[1e-30, 1e-30]])
     exact = reference.lsep_loss(list(scores[0]), list(targets[0])).value

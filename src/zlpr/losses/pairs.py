@@ -401,8 +401,9 @@ def _hessian_product(rows: Rows, v: Array, form: _Form) -> Array:
     along_n, along_p = slope_n * v, -(slope_p * v)
     from_n = (coupling * _ops.row_sum(terms_n * along_n))[:, None]
     from_p = (coupling * _ops.row_sum(terms_p * along_p))[:, None]
-    product_n = share_n * (along_n - _ops.row_sum(share_n * along_n)[:, None]) + terms_n * from_p
-    product_p = share_p * (along_p - _ops.row_sum(share_p * along_p)[:, None]) + terms_p * from_n
+    none = pairs.one() / (pairs.pairs() + pairs.one())
+    product_n = share_n * _ops.centred(share_n, along_n, none) + terms_n * from_p
+    product_p = share_p * _ops.centred(share_p, along_p, none) + terms_p * from_n
     bent = (bend_n * share_n + bend_p * share_p) * v
     return gamma * (gamma * (slope_n * product_n - slope_p * product_p) + bent)
 
