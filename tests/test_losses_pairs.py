@@ -425,6 +425,12 @@ def test_hessian_products_of_decided_rows_are_those_of_softmax(xp):
     np.testing.assert_allclose(xp.to_numpy(got), expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize("loss", [zlpr_loss, lsep_loss, circle_loss])
+def test_hessian_products_without_classes(xp, loss):
+    scores, targets = (xp.asarray(np.zeros((2, 0), dtype=dtype)) for dtype in (float, bool))
+    assert loss.hvp(scores, targets, scores).shape == (2, 0)
+
+
 def test_tiny_weights_leave_a_sum_below_1_its_digits(xp):
     scores, targets = np.asarray([[-35.1334071168853, 6.569225491431338]]), np.asarray([[1e-30, 1e-30]])
     exact = reference.lsep_loss(list(scores[0]), list(targets[0])).value

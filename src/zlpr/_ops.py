@@ -418,6 +418,8 @@ def centred(shares: Array, v: Array, rest: Array | None = None) -> Array:
 
     The shares sum to 1, or with `rest`, (B,), which is that of a 0. All is measured from the entry of the largest.
     """
+    if 0 in v.shape:
+        return v
     columns = argmax(shares)
     start = chosen(v, columns)
     if rest is not None:

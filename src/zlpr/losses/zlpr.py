@@ -298,8 +298,6 @@ def _diagonal(rows: Rows) -> Array:
 @sparse_zlpr_loss.product
 def _hessian_product(rows: Rows, v: Array) -> Array:
     """``p (v - p·v) + q (v - q·v)``."""
-    if 0 in v.shape:
-        return v
     _, split, negative, positive = _two_sides(rows, rows.labels.dense())
     return negative.product(split[0], v) + positive.product(split[1], v)
 
