@@ -224,6 +224,12 @@ def test_digits_are_kept_next_to_the_clip(xp, dtype, clip, gamma):
         assert_ulps(xp, actual, truth, dtype, limit(xp, gamma, clip))
 
 
+def test_a_subnormal_step_above_the_clip_is_no_nan(xp):
+    scores, targets = xp.asarray(np.asarray([[1e-310]])), xp.asarray(np.zeros((1, 1), dtype=bool))
+    for part in asymmetric_loss.value_grad_hess(scores, targets, clip=0.5, gamma_negative=0.0):
+        assert np.isfinite(xp.to_numpy(part)).all()
+
+
 def test_negatives_below_the_clip_cost_nothing(xp):
     s, y = xp.asarray(np.asarray([[-3.0, -80.0, -2.95, -INF]])), xp.asarray(np.zeros((1, 4), dtype=bool))
     for part in asymmetric_loss.value_grad_hess(s, y, gamma_negative=0.0):  # sigmoid(-2.944) is 0.05

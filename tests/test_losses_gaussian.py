@@ -303,6 +303,20 @@ def test_jax_hessian_under_jit(xp, loss):
     np.testing.assert_allclose(hessian, np.diag(loss.value_grad_hess(first, *rest)[2]), atol=1e-15)
 
 
+@pytest.mark.parametrize("log_variance", [3e38, 100.0])
+def test_errors_that_overflow(xp, log_variance):
+    # 6 10^38 is beyond float32; what it is over the variance is not.
+    numbers = [np.asarray([[n]], dtype="float32") for n in (3e38, -3e38, log_variance)]
+    value, slopes = gaussian_nll.value_and_grad(*map(xp.asarray, numbers), argnums=(0, 1), reduction="none")
+    exact = reference.gaussian_nll(*([float(n[0, 0])] for n in numbers))
+    if exact.value > float(np.finfo("float32").max):
+        assert float(value[0]) == math.inf
+    else:
+        assert_ulps(xp, value, [exact.value], "float32", 4)
+    for slope, name in zip(slopes, ("x", "mean"), strict=True):
+        assert_ulps(xp, slope, [exact.gradients[name]], "float32", 4 + XLA_SLACK.get(xp.name, 0))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_series_reaches_to_where_the_difference_has_digits(xp, dtype):
     # One dimension and no mean: e^l - 1 - l alone, whose difference in float32 is more than 4 ulp off just above 0.3.

@@ -558,6 +558,12 @@ def test_options_are_checked(xp, opts, message):
         zlpr_loss(xp.asarray(np.zeros((1, 2))), xp.asarray(np.zeros((1, 2), dtype=bool)), **given)
 
 
+def test_a_threshold_beyond_the_dtype_is_refused(xp):
+    scores, targets = xp.asarray(np.zeros((1, 2), dtype="float32")), xp.asarray(np.zeros((1, 2), dtype=bool))
+    with pytest.raises(ValueError, match=r"threshold must be a finite number or an array, got 1e\+39"):
+        zlpr_loss(scores, targets, threshold=1e39)
+
+
 @pytest.mark.library("numpy", "torch")
 def test_class_weights_are_positive(xp):
     with pytest.raises(ValueError, match=r"class_weight must be positive and finite, got 0"):
