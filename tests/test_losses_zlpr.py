@@ -386,7 +386,7 @@ def test_a_threshold_beyond_all_digits_of_the_scores(xp):
 
 def test_a_weight_of_0_leaves_a_row_out_whose_gradient_overflows(xp):
     scores, targets = np.asarray([[800.0, 700.0], [1.0, 2.0]]), np.asarray([[1.0, 1.0], [1.0, 0.0]])
-    (weights,) = (xp.asarray(np.asarray([0.0, 1.0])),)
+    weights = xp.asarray(np.asarray([0.0, 1.0]))
     slope = zlpr_loss.value_and_grad(
         xp.asarray(scores), xp.asarray(targets), argnums="targets", sample_weight=weights
     )[1]

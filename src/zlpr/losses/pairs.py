@@ -320,6 +320,10 @@ class _Pairs(NamedTuple):
     def one(self) -> Array | float:
         return 1.0 if self.excess is None else _array.namespace(self.excess).exp(-self.excess)
 
+    def total(self) -> Array:
+        """``(1 + Σ) e^-excess``."""
+        return self.pairs() + self.one()
+
     def values(self) -> Array:
         """``log(1 + Σ)``; under an excess Σ is far above 1, unless soft weights are tiny."""
         xp = _array.namespace(self.sums[0])
@@ -345,7 +349,7 @@ class _Pairs(NamedTuple):
 
     def coupling(self) -> Array:
         """What the product of two terms of different sides is multiplied by to give their exponents' covariance."""
-        total = self.pairs() + self.one()
+        total = self.total()
         return (self.growth / total) * (self.one() / total)
 
     def slopes(self) -> tuple[Any, Any]:
@@ -380,13 +384,13 @@ def _diagonal(rows: Rows, form: _Form) -> Array:
     """``z'^2 π (1 - π) + z'' π`` of both sides, π the share of a class in the total; less what couples them in it."""
     pairs = _pairs(rows, rows.labels.dense(), form, far_count=True)
     slopes, gamma = pairs.slopes(), form.scale
-    total, one = pairs.pairs() + pairs.one(), pairs.one()
+    none = pairs.one() / pairs.total()
     coupled = pairs.split[0] * pairs.split[1] * pairs.coupling()[:, None]
     diagonal = (-2.0 * gamma) * (slopes[0] * coupled) * slopes[1]
     for terms, scale, slope, bend in zip(pairs.split, pairs.scales(), slopes, pairs.bends(), strict=True):
         share = terms * scale[:, None]
         top = _ops.first_largest(terms)
-        others = _ops.row_sum(_ops.where(top, 0.0, terms, terms)) * scale + one / total
+        others = _ops.row_sum(_ops.where(top, 0.0, terms, terms)) * scale + none
         variance = share * _ops.where(top, others[:, None], 1.0 - share, share)
         diagonal = diagonal + gamma * slope * (slope * variance) + bend * share
     return gamma * diagonal
@@ -401,7 +405,7 @@ def _hessian_product(rows: Rows, v: Array, form: _Form) -> Array:
     along_n, along_p = slope_n * v, -(slope_p * v)
     from_n = (coupling * _ops.row_sum(terms_n * along_n))[:, None]
     from_p = (coupling * _ops.row_sum(terms_p * along_p))[:, None]
-    none = pairs.one() / (pairs.pairs() + pairs.one())
+    none = pairs.one() / pairs.total()
     product_n = share_n * _ops.centred(share_n, along_n, none) + terms_n * from_p
     product_p = share_p * _ops.centred(share_p, along_p, none) + terms_p * from_n
     bent = (bend_n * share_n + bend_p * share_p) * v

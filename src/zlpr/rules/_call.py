@@ -171,7 +171,7 @@ def _checked_temperature(temperature: Any, lead: Array) -> float:
     if temperature == 1:
         return 1.0
     info = _array.namespace(lead).finfo(_array.compute_dtype(lead))
-    if not info.smallest_normal <= temperature <= info.max:
+    if not float(info.smallest_normal) <= temperature <= float(info.max):
         raise ValueError(
             f"temperature must be a normal number of the dtype to compute in, got {temperature!r}"
         )
@@ -219,9 +219,11 @@ def _checked_class_weight(weight: Array | None, lead: Array, rows: Array) -> Arr
 
 def _checked_threshold(threshold: Any, scores: Array, rows: Array, batch: tuple[int, ...]) -> Array | None:
     """The threshold of each row, (B,), or None for zero."""
-    largest = float(_array.namespace(rows).finfo(_array.compute_dtype(rows)).max)
-    if _constants.is_number(threshold) and abs(threshold) <= largest:
-        return _full_rows(rows, rows.shape[0], float(threshold)) if threshold else None
+    if _constants.is_number(threshold):
+        if threshold == 0:
+            return None
+        if abs(threshold) <= float(_array.namespace(rows).finfo(_array.compute_dtype(rows)).max):
+            return _full_rows(rows, rows.shape[0], float(threshold))
     if not _array.is_array(threshold):
         raise ValueError(f"threshold must be a finite number or an array, got {threshold!r}")
     xp = _array.namespace(threshold)

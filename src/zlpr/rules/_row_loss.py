@@ -339,9 +339,9 @@ class RowLoss(Rule):
             )
             results = kernel(rows, *extra)
             if absent:
-                results = tuple(_unless(extra[0] == 0, r, 0.0) for r in results)
+                results = _instead(0.0, extra[0] == 0, results)
             if valid is not None:
-                results = tuple(_unless(~valid, r, math.nan) for r in results)
+                results = _instead(math.nan, ~valid, results)
             return results if dtype == compute else _rounded(results, dtype)
 
         absent = extra[0] is not None and call.has_absent_rows()
@@ -464,10 +464,9 @@ def _rounded(results: tuple[Array, ...], dtype: Any) -> tuple[Array, ...]:
     return tuple(r if r.ndim == 1 else _array.as_dtype(r, dtype) for r in results)
 
 
-def _unless(rows: Array, x: Array, number: float) -> Array:
-    """A number in place of these rows' results."""
-    xp = _array.namespace(x)
-    return _ops.where(xp.reshape(rows, (-1,) + (1,) * (x.ndim - 1)), number, x, x)
+def _instead(number: float, rows: Array, results: tuple[Array, ...]) -> tuple[Array, ...]:
+    """A number in place of these rows' results, (B,) or (B, C) each."""
+    return tuple(_ops.where(rows if x.ndim == 1 else rows[:, None], number, x, x) for x in results)
 
 
 def _written(out: Array, gradient: Array) -> Array:
